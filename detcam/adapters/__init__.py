@@ -1,0 +1,1 @@
+"""One file per detector family: the only place that knows a vendor."""

@@ -1,0 +1,153 @@
+"""What passes between the rooms: levels, raw predictions, detections.
+
+Shape letters, everywhere the same: B images, N candidates, M detections, K classes, C channels,
+h×w feature grid, H×W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from detcam.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One receptive-field level of a detection head.
+
+    Attributes:
+        name: `P` and the binary logarithm of the stride, such as "P3".
+        stride: network-input pixels per cell.
+        grid: (h, w) cells.
+    """
+
+    name: str
+    stride: int
+    grid: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        """Candidates of this level: one a cell."""
+        return self.grid[0] * self.grid[1]
+
+
+class Location(NamedTuple):
+    """Where a candidate sits: its level and the cell of that level's grid."""
+
+    level: Level
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, eq=False)
+class RawPrediction:
+    """One picture's candidates before any suppression, in the live graph.
+
+    Rows are ordered level by level, inside a level by (y, x).
+
+    Attributes:
+        class_logits: (N, K), before the sigmoid.
+        levels: the head's levels; their rows sum to N.
+        boxes: candidate indices (n,) -> boxes (n, 4), xyxy in network-input pixels, differentiable.
+        objectness_logits: (N,), or None for a head without objectness.
+        rotated_boxes: candidate indices (n,) -> (n, 5) cx, cy, w, h in network-input pixels and the
+            angle in radians; None for upright boxes.
+    """
+
+    class_logits: Tensor
+    levels: tuple[Level, ...]
+    boxes: Callable[[Tensor], Tensor]
+    objectness_logits: Tensor | None = None
+    rotated_boxes: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        rows = sum(level.rows for level in self.levels)
+        if self.class_logits.ndim != 2 or len(self.class_logits) != rows:
+            raise ShapeError(
+                f"class_logits must be (N, K) with N = {rows} candidates of "
+                f"{[level.grid for level in self.levels]}, got {tuple(self.class_logits.shape)}"
+            )
+        if self.objectness_logits is not None and self.objectness_logits.shape != (rows,):
+            raise ShapeError(
+                f"objectness_logits must be ({rows},), got {tuple(self.objectness_logits.shape)}"
+            )
+
+    def scores(self) -> Tensor:
+        """Score of every candidate for every class, (N, K) in 0..1: σ(class), times σ(objectness) if any."""
+        scores = self.class_logits.sigmoid()
+        if self.objectness_logits is not None:
+            scores = scores * self.objectness_logits.sigmoid()[:, None]
+        return scores
+
+    def locate(self, candidate: int) -> Location:
+        """Level, row and column of one candidate.
+
+        Raises:
+            IndexError: the candidate does not exist.
+        """
+        offset = candidate
+        for level in self.levels:
+            if 0 <= offset < level.rows:
+                return Location(level, *divmod(offset, level.grid[1]))
+            offset -= level.rows
+        raise IndexError(f"candidate {candidate} of {len(self.class_logits)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """One picture's detections after suppression.
+
+    Attributes:
+        boxes: (M, 4) float32, xyxy in original-image pixels.
+        scores: (M,) float32 in 0..1, in descending order.
+        labels: (M,) int64 class indices.
+        candidates: (M,) int64, the row of `RawPrediction` each came from.
+        corners: (M, 4, 2) float32 corner points (x, y) of rotated boxes in original-image pixels, or
+            None; `boxes` then holds the upright boxes around them.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    candidates: Tensor
+    corners: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        shapes = {"boxes": (count, 4), "scores": (count,), "labels": (count,), "candidates": (count,)}
+        for name, expected in shapes.items():
+            if getattr(self, name).shape != expected:
+                raise ShapeError(f"{name} must be {expected}, got {tuple(getattr(self, name).shape)}")
+        if self.corners is not None and self.corners.shape != (count, 4, 2):
+            raise ShapeError(f"corners must be {(count, 4, 2)}, got {tuple(self.corners.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: Sequence[int] | slice | Tensor) -> Detections:
+        """The detections at `rows` (a list, slice or index tensor)."""
+        if isinstance(rows, list | tuple):
+            rows = torch.as_tensor(rows, dtype=torch.long, device=self.boxes.device)
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            candidates=self.candidates[rows],
+            corners=None if self.corners is None else self.corners[rows],
+        )
+
+    @classmethod
+    def empty(cls, device: torch.device | str = "cpu") -> Detections:
+        """No detections."""
+        return cls(
+            boxes=torch.zeros(0, 4, device=device),
+            scores=torch.zeros(0, device=device),
+            labels=torch.zeros(0, dtype=torch.long, device=device),
+            candidates=torch.zeros(0, dtype=torch.long, device=device),
+        )
