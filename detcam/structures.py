@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,55 @@ class Level:
     def rows(self) -> int:
         """Candidates of this level: one a cell."""
         return self.grid[0] * self.grid[1]
+
+
+LayerSet = Literal["backbone", "neck", "head"]
+"""backbone: the stages. neck: last layer before each head input. head: the head's inputs."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a detector that can be explained or looked at.
+
+    Attributes:
+        name: dotted `named_modules()` name.
+        kind: class of the module.
+        stride: network-input pixels per cell, or None if the output is no feature map.
+        channels: channels of the output, or None.
+        part: the part of the network it stands in: "backbone", "neck" or "head".
+        member_of: the layer set it belongs to, or None.
+    """
+
+    name: str
+    kind: str
+    stride: int | None
+    channels: int | None
+    part: LayerSet
+    member_of: LayerSet | None = None
+
+    @property
+    def level(self) -> str | None:
+        """`P` and the binary logarithm of the stride, or None where that is no whole number."""
+        if not self.stride or self.stride & (self.stride - 1):
+            return None
+        return f"P{self.stride.bit_length() - 1}"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file a detector came from.
+
+    Attributes:
+        path: as given.
+        sha256: of the file's bytes, hexadecimal.
+        trust: "safe" nothing of the file ran, "named globals" only what the user named, "unsafe" anything.
+        allowed_globals: the names the user vouched for.
+    """
+
+    path: str
+    sha256: str
+    trust: str
+    allowed_globals: tuple[str, ...] = ()
 
 
 class Location(NamedTuple):
@@ -109,6 +158,7 @@ class Detections:
         candidates: (M,) int64, the row of `RawPrediction` each came from.
         corners: (M, 4, 2) float32 corner points (x, y) of rotated boxes in original-image pixels, or
             None; `boxes` then holds the upright boxes around them.
+        best_score: highest score of any candidate of the wanted classes, found or not, in 0..1.
     """
 
     boxes: Tensor
@@ -116,6 +166,7 @@ class Detections:
     labels: Tensor
     candidates: Tensor
     corners: Tensor | None = None
+    best_score: float = 0.0
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -140,14 +191,4 @@ class Detections:
             labels=self.labels[rows],
             candidates=self.candidates[rows],
             corners=None if self.corners is None else self.corners[rows],
-        )
-
-    @classmethod
-    def empty(cls, device: torch.device | str = "cpu") -> Detections:
-        """No detections."""
-        return cls(
-            boxes=torch.zeros(0, 4, device=device),
-            scores=torch.zeros(0, device=device),
-            labels=torch.zeros(0, dtype=torch.long, device=device),
-            candidates=torch.zeros(0, dtype=torch.long, device=device),
         )

@@ -1,0 +1,248 @@
+"""Catching activations and gradients inside a network that belongs to somebody else.
+
+The only file that registers hooks. Everything is a context manager: on the way out, after success and
+after any failure, the network is exactly what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from detcam.errors import CaptureError, NoGradientError
+
+GradientPath = Literal["direct", "total"]
+"""`direct`: captured layers are joint leaves of one graph. `total`: through deeper captured layers too."""
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Lend out a model for forward passes: evaluating, frozen, in float32, on ordinary tensors.
+
+    Half-precision and inference-mode parameters are replaced by float32 copies for the time being, so
+    that gradients neither underflow nor fail. An inference mode or autocast of the caller is left.
+    On exit the model holds the very same parameter objects, flags and values as before, and the global
+    random state is what it was.
+    """
+    devices = {tensor.device for tensor in model.parameters()}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for kind in {device.type for device in devices}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        cuda = [device for device in devices if device.type == "cuda"]
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(_ordinary_tensors(model))
+        stack.enter_context(_frozen(model))
+        stack.enter_context(_evaluating(model))
+        yield
+
+
+@dataclass(eq=False)
+class Capture:
+    """The captured layers of one forward pass.
+
+    Attributes:
+        activations: layer name -> (B, C, h, w) output, live in the graph.
+    """
+
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+    def gradients(self, score: Tensor) -> dict[str, Tensor | None]:
+        """Gradient of a scalar with respect to every captured layer.
+
+        Args:
+            score: 0-dim tensor of the graph. With several pictures in the batch, the sum of one score
+                each: pictures do not mix, so every slice of the result belongs to its own picture.
+
+        Returns:
+            Layer name -> gradient, float32, shaped like the activations; None where `score` does not
+            depend on the layer at all.
+
+        Raises:
+            NoGradientError: `score` depends on none of the layers.
+            CaptureError: `score` is no scalar.
+        """
+        if score.ndim != 0:
+            raise CaptureError(
+                f"a target must give a 0-dim tensor, got shape {tuple(score.shape)}: index or sum it"
+            )
+        layers = ", ".join(self.activations)
+        if not score.requires_grad:
+            raise NoGradientError(
+                f"the target is not connected to the layers {layers}: they lie behind it, "
+                f"or the model detaches what it computes"
+            )
+        found = torch.autograd.grad(
+            score, list(self.activations.values()), retain_graph=True, allow_unused=True
+        )
+        if all(gradient is None for gradient in found):
+            raise NoGradientError(
+                f"the target does not depend on any of the layers {layers}: choose layers before it"
+            )
+        return {
+            name: None if gradient is None else gradient.float()
+            for name, gradient in zip(self.activations, found, strict=True)
+        }
+
+
+@contextmanager
+def capture(
+    model: nn.Module, layers: Mapping[str, nn.Module], path: GradientPath = "direct"
+) -> Iterator[Capture]:
+    """Catch the outputs of `layers` in the forward passes made inside the `with` block.
+
+    What lies before the earliest captured layer runs without a graph: a captured output that no other
+    captured layer feeds becomes a leaf. With `direct` every captured output becomes a leaf, so that the
+    gradients of several layers add up without counting anything twice.
+
+    Args:
+        model: the network; borrowed (see `borrowed`) for the time of the block.
+        layers: name -> module of `model`; each must run once and return one (B, C, h, w) tensor.
+        path: which of the two gradients of several layers to build the graph for.
+
+    Raises:
+        CaptureError: a layer ran twice, gave something other than one 4-D float tensor, or never ran.
+    """
+    caught = Capture()
+    with borrowed(model), ExitStack() as stack:
+        for name, module in layers.items():
+            hook = _leaf_hook(name, caught.activations, cut_always=path == "direct")
+            stack.callback(module.register_forward_hook(hook).remove)
+        with torch.enable_grad():
+            yield caught
+
+
+@contextmanager
+def observe(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
+    """Note the outputs of `modules`, unchanged, in the forward passes made inside the `with` block."""
+    outputs: dict[str, Any] = {}
+
+    def note(name: str) -> Any:
+        return lambda _module, _inputs, output: outputs.__setitem__(name, output)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(note(name)).remove)
+        yield outputs
+
+
+@contextmanager
+def reconnected(parent: nn.Module, branches: Sequence[nn.Module]) -> Iterator[None]:
+    """Undo the `detach()` between the inputs of `parent` and the inputs of `branches` inside it.
+
+    Some heads feed a branch with detached copies of their own inputs, even in evaluation: outputs still
+    say `requires_grad`, but no gradient comes back. A branch input that is a detached view of an input
+    of `parent` (same memory, same layout) is replaced by that input; values do not change.
+    """
+    live: dict[tuple[Any, ...], Tensor] = {}
+
+    def remember(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        live.update((_layout(tensor), tensor) for tensor in _tensors(inputs) if tensor.requires_grad)
+
+    def replace(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(
+            live.get(_layout(value), value)
+            if isinstance(value, Tensor) and not value.requires_grad
+            else value
+            for value in inputs
+        )
+
+    with ExitStack() as stack:
+        stack.callback(live.clear)
+        stack.callback(parent.register_forward_pre_hook(remember).remove)
+        for branch in branches:
+            stack.callback(branch.register_forward_pre_hook(replace).remove)
+        yield
+
+
+def _leaf_hook(name: str, activations: dict[str, Tensor], *, cut_always: bool) -> Any:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+        if name in activations:
+            raise CaptureError(
+                f"layer {name!r} ran more than once in one forward pass: choose a layer that runs once"
+            )
+        if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
+            raise CaptureError(f"layer {name!r} gave {_describe(output)}, not one (B, C, h, w) tensor")
+        is_cut = cut_always or not output.requires_grad
+        activations[name] = output.detach().requires_grad_() if is_cut else output
+        # The next operation may write into what it is given (in-place activations do): it gets a copy.
+        return activations[name].clone()
+
+    return hook
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    # The flag is set directly: `eval()` is overridden in the wild, even to start a training.
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _ordinary_tensors(model: nn.Module) -> Iterator[None]:
+    originals: list[tuple[dict[str, Any], str, Tensor]] = []
+    copies: dict[int, Tensor] = {}  # tied weights stay tied
+    try:
+        for module in model.modules():
+            stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for tensors in stores:
+                for name, tensor in tensors.items():
+                    if tensor is not None and _needs_copy(tensor):
+                        originals.append((tensors, name, tensor))
+                        copies.setdefault(id(tensor), _float32_copy(tensor))
+                        tensors[name] = copies[id(tensor)]
+        yield
+    finally:
+        for tensors, name, tensor in originals:
+            tensors[name] = tensor
+
+
+def _needs_copy(tensor: Tensor) -> bool:
+    return tensor.is_inference() or tensor.dtype in (torch.float16, torch.bfloat16)
+
+
+def _float32_copy(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    copy = copy.float() if copy.dtype in (torch.float16, torch.bfloat16) else copy
+    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _describe(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)} and type {output.dtype}"
+    return f"a {type(output).__name__}"
