@@ -1,0 +1,5 @@
+"""`python -m detcam`."""
+
+from detcam.cli import main
+
+main()

@@ -1,0 +1,314 @@
+"""The command line: parses, calls one library function, prints. The only file that prints and exits.
+
+Nothing heavier than click is imported before a command needs it: `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from detcam import __version__
+from detcam.errors import DetcamError, UnsafeCheckpointError
+
+if TYPE_CHECKING:
+    from detcam.adapters import Detector
+    from detcam.explainer import Explainer
+    from detcam.runner import Row
+
+EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+
+
+class _DetectFirst(click.Group):
+    """Lists commands in the order in which people need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_DetectFirst, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="detcam")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    r"""Show why an object detector fired: heatmaps per box, per class and per level.
+
+    \b
+    Example:
+      detcam explain yolo.pt street.jpg --class person
+    """
+
+
+def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--unsafe-load", is_flag=True, help="Run whatever the checkpoint says. Only for your own files."
+        ),
+        click.option(
+            "--allow-global",
+            "allow_globals",
+            multiple=True,
+            metavar="NAME",
+            help="A class in the checkpoint that may be imported and run: lab.blocks.CBAM. Repeatable.",
+        ),
+        click.option(
+            "--branch",
+            type=click.Choice(["one2many", "one2one"]),
+            help="Of a head with two; default: its own.",
+        ),
+        click.option(
+            "--device", metavar="DEVICE", help="cpu, 0, cuda:1 …; default: the first GPU, else the CPU."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command(short_help="Explain the detections in pictures.")
+@click.argument("model", metavar="MODEL")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.option(
+    "--class", "classes", multiple=True, metavar="CLASS", help="Class id or name. Repeatable; default: all."
+)
+@click.option("--conf", default=0.25, show_default=True, help="Lowest score.")
+@click.option(
+    "--iou", default=0.7, show_default=True, help="Overlap at which the weaker box of a class goes."
+)
+@click.option("--imgsz", type=int, metavar="PIXELS", help="Largest side of the input; default: as trained.")
+@click.option("--max-det", default=300, show_default=True, help="Detections per picture.")
+@click.option("--max-boxes", default=16, show_default=True, help="Boxes explained per picture, best first.")
+@click.option("--method", default="layer-cam", show_default=True, help="See `detcam methods`.")
+@click.option(
+    "--layers", default="backbone", show_default=True, help="backbone, neck, head, or names: model.4,model.9"
+)
+@click.option(
+    "--target", default="class-logit", show_default=True, help="What is explained; see `detcam methods`."
+)
+@click.option(
+    "--path",
+    "gradient_path",
+    type=click.Choice(["direct", "total"]),
+    default="direct",
+    show_default=True,
+    help="Gradients of several layers: adding up, or through the deeper captured ones too.",
+)
+@click.option(
+    "--scale", default="box", show_default=True, help="Full colour is: box, image, level, or fixed:VALUE."
+)
+@click.option("--colormap", default="inferno", show_default=True, help="inferno, viridis, magma, turbo, jet.")
+@click.option(
+    "--save",
+    "extras",
+    multiple=True,
+    metavar="WHAT",
+    help="Also write: levels, boxes, maps, features, figure. Repeatable.",
+)
+@click.option("--half", is_flag=True, help="Store arrays in float16.")
+@click.option("--batch", default=1, show_default=True, help="Pictures of one size per forward pass.")
+@click.option("--project", default="runs/explain", show_default=True, help="Folder of runs.")
+@click.option(
+    "--name", default="run", show_default=True, help="Folder of this run; -2, -3 … is added if taken."
+)
+@click.option("--exist-ok", is_flag=True, help="Write into the folder even if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of paths.")
+@_model_options
+def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
+    r"""Explain why MODEL fired on IMAGES (files, folders or globs).
+
+    \b
+    Examples:
+      detcam explain yolo.pt street.jpg --class 0
+      detcam explain yolo.pt photos/ --class person --class bus --save levels
+
+    Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
+    paths. Finding nothing is success.
+    """
+    from detcam.runner import run, write_manifest
+
+    explainer, paths, save_options = _prepare_explain(model, images, options)
+    folder = _run_folder(options)
+    write_manifest(folder, explainer, save_options, ["detcam", *sys.argv[1:]])
+    rows = []
+    for row in run(explainer, paths, folder, save_options, batch=options["batch"]):
+        rows.append(row.record())
+        _report(row, explainer)
+        if not options["as_json"]:
+            for path in row.files:
+                click.echo(path)
+    if options["as_json"]:
+        click.echo(json.dumps({"run": str(folder.path), "images": rows}, indent=1, ensure_ascii=False))
+    failed = sum(row["status"] == "error" for row in rows)
+    if failed:
+        _say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _prepare_explain(
+    model: str, images: tuple[str, ...], options: dict[str, Any]
+) -> tuple[Explainer, list[Path], Any]:
+    """Check everything that can be wrong before a folder is made; cheap checks before the model."""
+    from detcam.explanation import SaveOptions, Scale, Style
+    from detcam.images import find_pictures, read_picture
+
+    style = Style(Scale.parse(options["scale"]), options["colormap"])
+    save_options = SaveOptions(style, options["extras"], options["half"])
+    paths = find_pictures(images)
+    if len(paths) == 1:
+        read_picture(paths[0])  # a single picture that cannot be read leaves no folder behind
+    detector = _load(model, options)
+    from detcam.explainer import Explainer, ExplainOptions
+
+    explain_options = ExplainOptions(
+        classes=options["classes"] or None,
+        conf=options["conf"],
+        iou=options["iou"],
+        max_det=options["max_det"],
+        imgsz=options["imgsz"],
+        max_boxes=options["max_boxes"],
+        method=options["method"],
+        layers=options["layers"],
+        target=options["target"],
+        path=options["gradient_path"],
+        keep_features="features" in options["extras"],
+    )
+    return Explainer.of(detector, explain_options), paths, save_options
+
+
+def _run_folder(options: dict[str, Any]) -> Any:
+    from detcam.outputs import RunFolder
+
+    return RunFolder.create(Path(options["project"]), options["name"], exist_ok=options["exist_ok"])
+
+
+def _report(row: Row, explainer: Explainer) -> None:
+    """Say on stderr what was explained: class, score, box, level, layers, method, target."""
+    explanation, question = row.explanation, explainer.question
+    if explanation is None:
+        _say(f"{row.source}: {row.error}")
+        return
+    layers = " ".join(f"{layer.level}={layer.module}" for layer in explanation.layers)
+    how = f"{question.method} of {question.target}, {layers}, {question.path}"
+    _say(f"{row.source}: {len(explanation)} boxes, {how}")
+    for box in range(len(explanation)):
+        x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
+        evidence = " ".join(f"{level} {shares[box]:.0%}" for level, shares in explanation.shares.items())
+        _say(
+            f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
+            f" predicted at {explanation.deciding[box]}; evidence {evidence}"
+        )
+    if not len(explanation):
+        best, conf = explanation.detections.best_score, explainer.options.conf
+        _say(
+            f"  nothing found: best score {best:.2g} <= {conf:g}"
+            + (f", try --conf {best * 0.9:.2g}" if best else "")
+        )
+    for warning in explanation.warnings:
+        _say(f"  {warning}")
+
+
+@cli.command(short_help="List a model's layers.")
+@click.argument("model", metavar="MODEL")
+@click.option("--imgsz", type=int, metavar="PIXELS", help="Side of the input the windows are measured at.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@_model_options
+def layers(model: str, imgsz: int | None, as_json: bool, **options: Any) -> None:
+    r"""List MODEL's layers: name, kind, stride, shape, set, and how far a box's gradient reaches there.
+
+    \b
+    Example:
+      detcam layers yolo.pt
+
+    A window is the span, in cells, of the gradient of one prediction of each level in the middle of the
+    picture: `total` through everything behind the layer, `direct` with the other layers of its set cut.
+    """
+    from detcam.windows import describe_layers
+
+    rows = describe_layers(_load(model, options), imgsz)
+    click.echo(json.dumps(rows, indent=1)) if as_json else _print_table(rows)
+
+
+@cli.command(short_help="List methods and targets.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def methods(as_json: bool) -> None:
+    r"""List the CAM methods, the controls and the targets.
+
+    \b
+    Example:
+      detcam methods
+    """
+    from detcam.cam.methods import METHODS
+    from detcam.targets import TARGETS, summary
+
+    rows = [
+        {"kind": "control" if m.is_control else "method", "name": name, "what": m.summary, "source": m.source}
+        for name, m in METHODS.items()
+    ]
+    rows += [{"kind": "target", "name": name, "what": summary(name), "source": ""} for name in TARGETS]
+    click.echo(json.dumps(rows, indent=1, ensure_ascii=False)) if as_json else _print_table(rows)
+
+
+def _load(model: str, options: dict[str, Any]) -> Detector:
+    from detcam.adapters import load
+
+    return load(
+        model,
+        device=options["device"],
+        branch=options["branch"],
+        allow_globals=options["allow_globals"],
+        unsafe=options["unsafe_load"],
+    )
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    # On a pipe nothing is cut: the table takes the room it needs.
+    width = None if sys.stdout.isatty() else 400
+    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 usage, 3 some failed, 4 refused, 130 interrupted."""
+    # Libraries that would fetch or install something on their own, or talk on stdout, are told not to.
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        cli.main(args=arguments, prog_name="detcam", standalone_mode=False)
+    except click.exceptions.Abort:
+        _end("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        _end("interrupted", EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DetcamError as error:
+        if debug:
+            raise
+        _end(f"error: {error}", EXIT_REFUSED if isinstance(error, UnsafeCheckpointError) else EXIT_FAILED)
+    sys.exit(0)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    _say(message)
+    sys.exit(code)

@@ -1,0 +1,248 @@
+"""One picture explained: raw maps, what they belong to, and how they look and are stored."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from detcam.errors import ShapeError, UnknownNameError
+from detcam.explanation.overlay import MERGED, Scale, Style, draw
+from detcam.explanation.saving import SaveOptions, save
+from detcam.geometry import Letterbox
+from detcam.images import Picture
+from detcam.structures import Detections
+
+
+@dataclass(frozen=True)
+class ExplainedLayer:
+    """A captured layer and the receptive-field level it stands for.
+
+    Attributes:
+        level: "P3" …; with the module's name behind it where two captured layers share a stride.
+        module: dotted name.
+        member_of: "backbone", "neck", "head", or None for a layer chosen by name.
+        stride: network-input pixels per cell.
+        grid: (h, w).
+    """
+
+    level: str
+    module: str
+    member_of: str | None
+    stride: float
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was asked of the network, the same for every box of a run.
+
+    Attributes:
+        method: key of `METHODS`.
+        target: as given to `target_for`.
+        unit: of the target's value and so of the maps.
+        path: "direct" or "total" gradients.
+    """
+
+    method: str
+    target: str
+    unit: str
+    path: str
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why the detector fired, for every explained box of one picture.
+
+    Attributes:
+        picture: what was read.
+        geometry: picture <-> network input.
+        detections: the M explained boxes, best first, in picture pixels.
+        found: how many there were before `max_boxes` cut them.
+        class_names: class id -> name.
+        question: method, target and gradient path.
+        layers: the captured layers, finest level first.
+        levels: level name -> raw float32 maps (M, h, w) on that layer's grid, in the target's unit, with
+            the sign the method gives them. Row i belongs to detection i.
+        involved: level name -> (M,) bool: whether the box's target depends on that layer at all.
+        deciding: level that predicted each box, M names.
+        target_values: value of each box's target, M numbers.
+        features: level name -> activations (C, h, w), if they were asked for.
+    """
+
+    picture: Picture
+    geometry: Letterbox
+    detections: Detections
+    found: int
+    class_names: Mapping[int, str]
+    question: Question
+    layers: tuple[ExplainedLayer, ...]
+    levels: Mapping[str, Tensor]
+    involved: Mapping[str, Tensor]
+    deciding: tuple[str, ...]
+    target_values: tuple[float, ...]
+    features: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            expected = (len(self.detections), *layer.grid)
+            if self.levels[layer.level].shape != expected:
+                raise ShapeError(
+                    f"maps of {layer.level} must be {expected}, got {tuple(self.levels[layer.level].shape)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __getitem__(self, box: int) -> Explanation:
+        """The explanation of one box alone."""
+        if not -len(self) <= box < len(self):
+            raise IndexError(f"box {box} of {len(self)} explained boxes")
+        return self._rows([box % len(self)])
+
+    def of_class(self, class_id: int) -> Explanation:
+        """The explanation of the boxes of one class."""
+        return self._rows((self.detections.labels == class_id).nonzero().flatten().tolist())
+
+    def label(self, box: int) -> str:
+        """Class name and score of one box, such as "bus 0.90"."""
+        name = self.class_names[int(self.detections.labels[box])]
+        return f"{name} {float(self.detections.scores[box]):.2f}"
+
+    @cached_property
+    def merged(self) -> Tensor:
+        """Sum over the levels on the finest grid, (M, h, w), raw; coarser levels are interpolated to it."""
+        grid = max((layer.grid for layer in self.layers), key=lambda grid: grid[0] * grid[1])
+        total = torch.zeros(len(self), *grid)
+        for maps in self.levels.values():
+            total = total.to(maps.device)
+            if len(self):
+                total += F.interpolate(maps[None], size=grid, mode="bilinear", align_corners=False)[0]
+        return total
+
+    @property
+    def heatmap(self) -> Tensor:
+        """(H, W) on the picture: at each pixel the strongest of the boxes' merged maps, raw.
+
+        The strongest rather than the sum: boxes that share their evidence would count it again and again.
+        All zero when nothing was detected.
+        """
+        if not len(self):
+            return torch.zeros(self.geometry.image_size)
+        heatmap = self.geometry.maps_to_image(self.merged[:1])[0]
+        for box in range(1, len(self)):  # one at a time: all at once would fill the memory on large pictures
+            heatmap = heatmap.maximum(self.geometry.maps_to_image(self.merged[box : box + 1])[0])
+        return heatmap
+
+    @cached_property
+    def shares(self) -> dict[str, list[float]]:
+        """Level name -> each box's share of its total evidence, |map| summed over the area it covers.
+
+        0..1, M numbers; nan where a box's maps are zero throughout.
+        """
+        areas = {
+            x.level: self.geometry.input_size[0] * self.geometry.input_size[1] / np.prod(x.grid)
+            for x in self.layers
+        }
+        energy = {
+            level: maps.abs().sum(dim=(1, 2)).cpu() * areas[level] for level, maps in self.levels.items()
+        }
+        total = torch.stack(list(energy.values())).sum(dim=0)
+        return {level: (value / total).tolist() for level, value in energy.items()}
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a reader of the maps should know, a sentence each."""
+        sentences = list(self.picture.warnings)
+        if self.found > len(self):
+            sentences.append(
+                f"{self.found} detections, the best {len(self)} explained: raise max_boxes for more"
+            )
+        for box in range(len(self)):
+            idle = [level for level, involved in self.involved.items() if not involved[box]]
+            if idle:
+                sentences.append(
+                    f"box {box} ({self.label(box)}): {', '.join(idle)} takes no part in this target"
+                )
+            if not any(bool(maps[box].any()) for maps in self.levels.values()):
+                sentences.append(f"box {box} ({self.label(box)}): the map is empty, all evidence is negative")
+        return sentences
+
+    def overlay(
+        self, *, level: str = MERGED, scale: str = "box", colormap: str = "inferno", opacity: float = 0.85
+    ) -> npt.NDArray[np.uint8]:
+        """The picture with maps, boxes and colour bar, RGB; the picture itself fills the top left (H, W).
+
+        Args:
+            level: a key of `levels`, or "merged" for their sum.
+            scale: what is drawn in full colour: "box" each box's own maximum, "image" one maximum for all,
+                "level" each box's maximum at that level, "fixed:VALUE" a value in the target's unit.
+            colormap: key of `detcam.render.COLORMAPS`.
+            opacity: of the strongest evidence, 0..1.
+
+        Raises:
+            UnknownNameError: no such level, scale or colour map.
+        """
+        if level not in (*self.levels, MERGED):
+            raise UnknownNameError("level", level, [*self.levels, MERGED])
+        return draw(self, Style(Scale.parse(scale), colormap, opacity), level)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        stem: str | None = None,
+        *,
+        extras: Sequence[str] = (),
+        scale: str = "box",
+        colormap: str = "inferno",
+        half: bool = False,
+    ) -> list[Path]:
+        """Write overlay, raw arrays and sidecar, and what `extras` names; each file is whole or not there.
+
+        Args:
+            folder: created if need be.
+            stem: how file names begin; the picture's own by default.
+            extras: any of "levels", "boxes", "maps", "features", "figure".
+            scale: as in `overlay`.
+            colormap: as in `overlay`.
+            half: store arrays in float16.
+
+        Returns:
+            The paths written, the sidecar last.
+
+        Raises:
+            OutputError: the folder cannot be written.
+            UnknownNameError: no such extra, scale or colour map.
+        """
+        options = SaveOptions(Style(Scale.parse(scale), colormap), tuple(extras), half)
+        written = save(self, Path(folder), stem or self.picture.stem, options)
+        return [
+            path for paths in written.values() for path in ([paths] if isinstance(paths, Path) else paths)
+        ]
+
+    def _repr_png_(self) -> bytes:
+        """The overlay, for notebooks."""
+        png = io.BytesIO()
+        Image.fromarray(self.overlay()).save(png, format="PNG")
+        return png.getvalue()
+
+    def _rows(self, rows: list[int]) -> Explanation:
+        return replace(
+            self,
+            detections=self.detections[rows],
+            found=len(rows),
+            levels={level: maps[rows] for level, maps in self.levels.items()},
+            involved={level: flags[rows] for level, flags in self.involved.items()},
+            deciding=tuple(self.deciding[row] for row in rows),
+            target_values=tuple(self.target_values[row] for row in rows),
+        )

@@ -1,0 +1,162 @@
+"""How an explanation looks: which scale, which map, which boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from detcam.errors import InputError, UnknownNameError
+from detcam.render import blend, class_colour, contact_sheet, draw_boxes, figure, scale_map, with_colour_bar
+
+if TYPE_CHECKING:
+    from detcam.explanation.core import Explanation
+
+SCALES = ("box", "image", "level", "fixed")
+MERGED = "merged"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Which value is drawn in full colour.
+
+    Attributes:
+        kind: "box": the maximum of each box over its levels and their sum, so that a box's levels can be
+            compared. "image": one value for all boxes. "level": each box's maximum at the level drawn.
+            "fixed": the given value.
+        value: for "fixed", in the target's unit.
+    """
+
+    kind: str
+    value: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Scale:
+        """Read "box", "image", "level" or "fixed:VALUE".
+
+        Raises:
+            UnknownNameError: another word.
+            InputError: "fixed" without a positive number.
+        """
+        kind, _, value = text.partition(":")
+        if kind not in SCALES:
+            raise UnknownNameError("scale", kind, SCALES)
+        if kind != "fixed":
+            return cls(kind)
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not 0 < number < float("inf"):
+            raise InputError(f"the scale 'fixed' needs a positive number: fixed:0.5, got {text!r}")
+        return cls(kind, number)
+
+    def tops(self, explanation: Explanation, level: str) -> list[float]:
+        """The value drawn in full colour for each box, at a level or `MERGED`; at least 0."""
+        if self.value is not None:
+            return [self.value] * len(explanation)
+        tops = _maxima(explanation, [level] if self.kind == "level" else [*explanation.levels, MERGED])
+        return [max(tops, default=0.0)] * len(tops) if self.kind == "image" else tops
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a picture is drawn.
+
+    Attributes:
+        scale: see `Scale`.
+        colormap: key of `detcam.render.COLORMAPS`.
+        opacity: of the strongest evidence, 0..1.
+    """
+
+    scale: Scale = Scale("box")
+    colormap: str = "inferno"
+    opacity: float = 0.85
+
+
+def draw(explanation: Explanation, style: Style, level: str = MERGED) -> npt.NDArray[np.uint8]:
+    """The picture with the maps of all its boxes at one level, the boxes and the colour bar, (H', W, 3) RGB.
+
+    Where boxes' maps meet, the one that is stronger on its own scale is seen.
+    """
+    tops = style.scale.tops(explanation, level)
+    bar = _bar(explanation, style.scale, tops, level)
+    return with_colour_bar(_panel(explanation, style, level, tops), style.colormap, *bar)
+
+
+def draw_levels(explanation: Explanation, style: Style) -> npt.NDArray[np.uint8]:
+    """One sheet with a panel for every level and their sum."""
+    panels = _panels(explanation, style)
+    tops = style.scale.tops(explanation, MERGED)
+    return with_colour_bar(
+        contact_sheet(panels, tile_side=640), style.colormap, *_bar(explanation, style.scale, tops, "")
+    )
+
+
+def draw_figure(explanation: Explanation, style: Style) -> bytes:
+    """The same panels as a PDF for papers, with one shared colour bar."""
+    tops = style.scale.tops(explanation, MERGED)
+    *_, title = _bar(explanation, style.scale, tops, "")
+    top = max(tops, default=0.0) if _is_one_number(tops) else 1.0
+    panels = _panels(explanation, style)
+    return figure(panels, colormap=style.colormap, value_range=(0.0, top or 1.0), title=title, width=6.875)
+
+
+def _panels(explanation: Explanation, style: Style) -> list[tuple[str, npt.NDArray[np.uint8]]]:
+    names = {MERGED: "all levels", **{x.level: f"{x.level} · {x.module}" for x in explanation.layers}}
+    return [
+        (title, _panel(explanation, style, level, style.scale.tops(explanation, level)))
+        for level, title in names.items()
+    ]
+
+
+def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]) -> npt.NDArray[np.uint8]:
+    pixels = explanation.picture.pixels
+    values = np.zeros(pixels.shape[:2], np.float32)
+    maps = maps_of(explanation, level)
+    for box, top in enumerate(tops):
+        if top > 0:
+            heatmap = explanation.geometry.maps_to_image(maps[box : box + 1])[0].cpu().numpy()
+            values = np.maximum(values, scale_map(heatmap, 0.0, top))
+    detections = explanation.detections
+    corners = None if detections.corners is None else detections.corners.cpu().numpy()
+    return draw_boxes(
+        blend(pixels, values, style.colormap, opacity=style.opacity),
+        detections.boxes.cpu().numpy(),
+        [f"{explanation.label(box)} {explanation.deciding[box]}" for box in range(len(explanation))],
+        [class_colour(label) for label in detections.labels.tolist()],
+        corners,
+    )
+
+
+def maps_of(explanation: Explanation, level: str) -> Tensor:
+    """The boxes' raw maps at a level or `MERGED`, (M, h, w)."""
+    return explanation.merged if level == MERGED else explanation.levels[level]
+
+
+def _maxima(explanation: Explanation, levels: list[str]) -> list[float]:
+    maxima = (
+        [maps_of(explanation, level).flatten(1).amax(dim=1).tolist() for level in levels]
+        if len(explanation)
+        else []
+    )
+    return [max(0.0, *values) for values in zip(*maxima, strict=True)]
+
+
+def _bar(explanation: Explanation, scale: Scale, tops: list[float], level: str) -> tuple[str, str, str]:
+    """Texts of the colour bar: its two ends and what is measured."""
+    question = explanation.question
+    what = f"{question.method} · {question.target}"
+    if level not in ("", MERGED):
+        what += f" · {level}"
+    if not tops:
+        return "", "", f"{what} · nothing detected"
+    high = f"{max(tops):.3g}" if _is_one_number(tops) else f"{scale.kind} max"
+    return "0", high, f"{what} · scale: {scale.kind}"
+
+
+def _is_one_number(tops: list[Any]) -> bool:
+    return len(set(tops)) == 1

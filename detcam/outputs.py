@@ -1,0 +1,99 @@
+"""The run folder: run.json once, a line of index.jsonl per picture, the pictures' own files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from detcam.errors import OutputError
+from detcam.files import append_line, cannot_write, make_folder, whole_file
+
+RUN_SCHEMA = "detcam.run/1"
+_PACKAGES = ("detcam", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "pillow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An output folder that belongs to one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, project: Path, name: str, *, exist_ok: bool) -> RunFolder:
+        """`project`/`name`, or with -2, -3 … behind it if that is taken and `exist_ok` is false.
+
+        Raises:
+            OutputError: the folder cannot be created.
+        """
+        if not name or Path(name).name != name or name in (".", ".."):
+            raise OutputError(
+                f"a run's name must be a plain folder name, got {name!r}: put the folder into --project"
+            )
+        if exist_ok:
+            make_folder(project / name)
+            return cls(project / name)
+        make_folder(project)
+        number = 1
+        while True:
+            path = project / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:  # also when another run has just taken it
+                number += 1
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            else:
+                return cls(path)
+
+    def write_manifest(self, facts: dict[str, Any]) -> Path:
+        """Write run.json: the schema, the versions of everything that counts, and `facts`."""
+        path = self.path / "run.json"
+        content = {"schema": RUN_SCHEMA, "versions": versions(), **facts}
+        with whole_file(path) as file:
+            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+        return path
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        """Append one picture's row to index.jsonl."""
+        append_line(self.path / "index.jsonl", json.dumps(row, ensure_ascii=False))
+
+    def add_map_rows(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append to metadata.jsonl: data-set loaders then read the 16-bit maps as a folder of images."""
+        for row in rows:
+            append_line(self.path / "metadata.jsonl", json.dumps(row, ensure_ascii=False))
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of Python and the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """How each picture's files begin: its own name, made plain; where two collide, with a hash of the path.
+
+    The same path gets the same stem whatever the order.
+    """
+    plain = [re.sub(r"[^\w.-]", "_", path.stem).lstrip(".") or "image" for path in paths]
+    times = Counter(stem.lower() for stem in plain)  # some file systems do not tell cases apart
+    return [
+        f"{stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}" if times[stem.lower()] > 1 else stem
+        for stem, path in zip(plain, paths, strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""How far a prediction's gradient reaches at each layer: what a map taken there can show at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detcam.adapters.base import Detector, device_of
+from detcam.cam.capture import GradientPath, capture
+from detcam.structures import RawPrediction
+
+Windows = dict[str, dict[str, tuple[int, int]]]
+"""Layer name -> head level -> (h, w) cells that one of its predictions' gradients spans."""
+
+
+def gradient_windows(
+    detector: Detector, names: list[str], path: GradientPath, imgsz: int | None = None
+) -> Windows:
+    """Probe the window of the gradient of one prediction per level, in the middle of the input.
+
+    Args:
+        detector: whose layers to probe, on a picture of seeded noise.
+        names: dotted names of layers that give feature maps, captured together.
+        path: "total", or "direct" with the named layers as joint leaves.
+        imgsz: side of the input; None for the detector's own.
+
+    Raises:
+        CaptureError: a layer gave no feature map.
+    """
+    modules: dict[str, nn.Module] = {name: detector.model.get_submodule(name) for name in names}
+    side = imgsz or detector.imgsz
+    noise = torch.randint(
+        0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    tensor, _ = detector.prepare(noise.numpy(), side)
+    windows: Windows = {name: {} for name in names}
+    with capture(detector.model, modules, path) as caught:
+        (raw,) = detector.forward(tensor[None].to(device_of(detector)))
+        for level, candidate in _middle_candidates(raw).items():
+            gradients = caught.gradients(raw.class_logits[candidate].sum())
+            for name, gradient in gradients.items():
+                windows[name][level] = (0, 0) if gradient is None else _extent(gradient[0])
+    return windows
+
+
+def _middle_candidates(raw: RawPrediction) -> dict[str, int]:
+    """Level name -> the candidate of the cell in the middle of its grid."""
+    middle, offset = {}, 0
+    for level in raw.levels:
+        height, width = level.grid
+        middle[level.name] = offset + height // 2 * width + width // 2
+        offset += level.rows
+    return middle
+
+
+def _extent(gradient: Tensor) -> tuple[int, int]:
+    """Rows and columns from the first to the last cell of (C, h, w) that is not exactly zero."""
+    touched = gradient.abs().amax(dim=0) > 0
+    rows, columns = touched.any(dim=1).nonzero().flatten(), touched.any(dim=0).nonzero().flatten()
+    if not len(rows):
+        return 0, 0
+    return int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1
+
+
+def describe_layers(detector: Detector, imgsz: int | None = None) -> list[dict[str, Any]]:
+    """A row per layer: name, kind, stride, shape at `imgsz`, level, set, total and direct windows.
+
+    Raises:
+        CaptureError: a layer gave no feature map.
+    """
+    side = imgsz or detector.imgsz
+    table = [layer for layer in detector.layers() if layer.stride]
+    total = gradient_windows(detector, [layer.name for layer in table], "total", side)
+    direct: Windows = {}
+    for members in {layer.member_of: None for layer in table if layer.member_of}:
+        names = [layer.name for layer in table if layer.member_of == members]
+        direct |= gradient_windows(detector, names, "direct", side)
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "part": layer.part,
+            "set": layer.member_of,
+            "level": layer.level,
+            "stride": layer.stride,
+            "shape": f"{layer.channels}×{side // layer.stride}×{side // layer.stride}"
+            if layer.stride
+            else None,
+            "direct": _windows_text(direct.get(layer.name)),
+            "total": _windows_text(total.get(layer.name)),
+        }
+        for layer in table
+    ]
+
+
+def _windows_text(windows: dict[str, tuple[int, int]] | None) -> str | None:
+    if windows is None:
+        return None
+    return " ".join(f"{level}:{h}×{w}" if h else f"{level}:-" for level, (h, w) in windows.items())
