@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make their own environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check compat bench clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: $(READY)  ## explain the bundled detectors on the bundled scene
+	@$(BIN)/detcam explain weights/shapes.pt weights/scene.png --name demo-shapes
+	@$(BIN)/detcam explain weights/shapes-shortcut.pt weights/scene.png --name demo-shortcut
+
+test: $(READY)  ## the default test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## everything, with the tests that take minutes
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style, types, who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+compat: $(READY)  ## the adapter's tests against older ultralytics releases
+	$(BIN)/python tests/compat.py
+
+bench: $(READY)  ## speed and memory, as ratios
+	$(BIN)/python benchmarks/main_job.py
+
+clean:
+	rm -rf $(VENV) .compat
