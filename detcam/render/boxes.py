@@ -1,0 +1,173 @@
+"""Boxes and their labels on a picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from detcam.errors import InputError, ShapeError
+from detcam.render.colour import UInt8Array, check_image
+from detcam.render.text import BLACK, Colour, fit, line_height, readable_on, text_size_for, text_width, write
+
+Outline = list[tuple[float, float]]
+
+# Hues that the default colour map does not use, so that a box is never taken for a hot edge.
+PALETTE: tuple[Colour, ...] = (
+    (0, 229, 255),
+    (118, 255, 3),
+    (255, 255, 255),
+    (41, 121, 255),
+    (0, 190, 130),
+    (213, 170, 255),
+    (190, 200, 205),
+    (150, 230, 190),
+    (0, 140, 160),
+    (130, 130, 255),
+)
+
+
+@dataclass(frozen=True)
+class Plate:
+    """The rectangle behind a label, in whole pixels: columns left..right - 1, rows top..bottom - 1."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        """Pixels it covers."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+    def overlap(self, other: Plate) -> int:
+        """Pixels the two share."""
+        columns = min(self.right, other.right) - max(self.left, other.left)
+        rows = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(0, columns) * max(0, rows)
+
+
+def class_colour(class_id: int) -> Colour:
+    """Give a class its colour: always the same one; ten colours take turns."""
+    return PALETTE[class_id % len(PALETTE)]
+
+
+def draw_boxes(
+    image: UInt8Array,
+    boxes: npt.NDArray[Any],
+    labels: Sequence[str],
+    colours: Sequence[Colour],
+    corners: npt.NDArray[Any] | None = None,
+) -> UInt8Array:
+    """Draw detections on a copy of the picture.
+
+    Args:
+        image: (H, W, 3) RGB.
+        boxes: (M, 4) xyxy in the picture's pixels.
+        labels: M texts, each on a plate next to its box; an empty one draws none. Where plates would
+            cover each other, the later one moves away; once plates cover a third of the picture, further
+            ones are left out, since they would hide what they name.
+        colours: M RGB triples.
+        corners: (M, 4, 2) corner points (x, y) of rotated boxes, drawn instead of the upright ones.
+
+    Raises:
+        ShapeError: the parts are not of one length, or of a wrong shape.
+        InputError: coordinates are not finite, or a box has x1 > x2 or y1 > y2.
+    """
+    check_image(image)
+    outlines = _outlines(boxes, corners, image.shape[:2])
+    if not len(outlines) == len(labels) == len(colours):
+        raise ShapeError(
+            f"a label and a colour for each box: got {len(outlines)} boxes, {len(labels)} labels and "
+            f"{len(colours)} colours"
+        )
+    drawn = Image.fromarray(image)
+    draw = ImageDraw.Draw(drawn)
+    line_width = max(1, round(0.0015 * sum(image.shape[:2])))
+    for outline, colour in zip(outlines, colours, strict=True):
+        _draw_outline(draw, outline, colour, line_width)
+    plates: list[Plate] = []
+    for outline, label, colour in zip(outlines, labels, colours, strict=True):
+        _draw_label(draw, outline, label, colour, plates)
+    return np.array(drawn)
+
+
+def place_label(
+    outline: Outline, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Plate]
+) -> Plate:
+    """Where a label goes: above its box, else inside, below, or in rows up and down from there.
+
+    Args:
+        outline: corner points (x, y) of the box.
+        size: (H, W) of the plate, not larger than the picture.
+        picture: (H, W).
+        taken: plates that are there already; the place that hides the least of them wins.
+
+    Returns:
+        A plate inside the picture.
+    """
+    height, width = size
+    x1, y1 = (round(min(values)) for values in zip(*outline, strict=True))
+    x2, y2 = (round(max(values)) for values in zip(*outline, strict=True))
+    tops = [y1 - height, y1, y2, y2 - height]
+    for row in range(1, picture[0] // height + 1):
+        tops += [y1 + row * height, y1 - (row + 1) * height]
+    places = []
+    for top, left in itertools.product(tops, (x1, x2 - width)):
+        inside_left = min(max(left, 0), picture[1] - width)
+        inside_top = min(max(top, 0), picture[0] - height)
+        plate = Plate(inside_left, inside_top, inside_left + width, inside_top + height)
+        hidden = sum(map(plate.overlap, taken))
+        if not hidden:
+            return plate
+        places.append((hidden, plate))
+    return min(places, key=lambda place: place[0])[1]
+
+
+def _outlines(
+    boxes: npt.NDArray[Any], corners: npt.NDArray[Any] | None, picture: tuple[int, ...]
+) -> list[Outline]:
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ShapeError(f"boxes must be (M, 4) xyxy, got {boxes.shape}")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise InputError("boxes must be xyxy with x1 <= x2 and y1 <= y2; are these cxcywh?")
+    if corners is None:
+        # A side outside the picture is drawn on its rim, so that the box still reads as a box.
+        inside = boxes.clip(0, np.array([picture[1], picture[0]] * 2) - 1)
+        corners = inside[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    if corners.shape != (len(boxes), 4, 2):
+        raise ShapeError(f"corners must be {(len(boxes), 4, 2)}, got {corners.shape}")
+    if not np.isfinite(corners).all():
+        raise InputError("boxes and corners must be finite")
+    return [[(float(x), float(y)) for x, y in points] for points in corners]
+
+
+def _draw_outline(draw: ImageDraw.ImageDraw, outline: Outline, colour: Colour, line_width: int) -> None:
+    closed = [*outline, *outline[:2]]  # twice around the first corner, so that it is mitred too
+    if line_width > 1:
+        # A dark rim keeps a bright line visible on a bright sky; on tiny pictures it would cost too much.
+        draw.line(closed, fill=BLACK, width=line_width + 2, joint="curve")
+    draw.line(closed, fill=colour, width=line_width, joint="curve")
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, outline: Outline, label: str, colour: Colour, taken: list[Plate]
+) -> None:
+    """Draw a plate with its text and add it to `taken`, unless the picture has no room for it."""
+    width, height = draw.im.size
+    margin = 2
+    text, size = fit(label, text_size_for(height, width), width - 2 * margin)
+    plate_size = (line_height(size), text_width(text, size) + 2 * margin)
+    covered = sum(plate.area for plate in taken) + plate_size[0] * plate_size[1]
+    if not text or plate_size[0] > height or (taken and covered > height * width / 3):
+        return
+    plate = place_label(outline, plate_size, (height, width), taken)
+    draw.rectangle((plate.left, plate.top, plate.right - 1, plate.bottom - 1), fill=colour)
+    write(draw, (plate.left + margin, (plate.top + plate.bottom) / 2), text, size, readable_on(colour))
+    taken.append(plate)
