@@ -1,0 +1,177 @@
+"""A model from an ultralytics checkpoint, without running anything in the file.
+
+Says which names such a file may use (`detcam.checkpoints` does the reading) and makes what comes out ready to
+be explained. The vendor's own loading is not used: it runs the file and installs packages that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detcam.checkpoints import (
+    Checkpoint,
+    CheckpointFile,
+    Ignored,
+    imported_module_class,
+    open_checkpoint,
+    read_checkpoint,
+)
+from detcam.errors import CheckpointError, UnsafeCheckpointError
+
+_MODEL_PACKAGES = ("ultralytics.nn.tasks", "ultralytics.nn.modules")
+
+# Classes that were renamed or dropped, and what does their work now.
+_RENAMED = {
+    "ultralytics.nn.modules.block.Silence": "torch.nn.modules.linear.Identity",
+    "ultralytics.nn.tasks.YOLOv10DetectionModel": "ultralytics.nn.tasks.DetectionModel",
+}
+
+# Training losses and text encoders: saved along with some models, of no use to an explanation, never built.
+_IGNORED_PACKAGES = (
+    "ultralytics.utils.loss.",
+    "ultralytics.utils.tal.",
+    "ultralytics.yolo.utils.loss.",
+    "ultralytics.yolo.utils.tal.",
+    "ultralytics.models.utils.",
+    "ultralytics.nn.text_model.",
+    "clip.",
+    "torchvision.transforms.",
+)
+# Where they hang. "detect" is `Detect.forward`, which segmentation and pose heads before 8.3 kept at hand.
+_IGNORED_ATTRIBUTES = ("criterion", "clip_model", "detect")
+
+
+def load_ultralytics(
+    path: str | PathLike[str], *, allow_globals: Sequence[str] = (), unsafe: bool = False
+) -> tuple[nn.Module, Checkpoint]:
+    """Load a detector from an ultralytics `.pt` file: on the CPU, float32, eval mode, nothing in place.
+
+    Args:
+        path: the file. Nothing is ever downloaded.
+        allow_globals: see `detcam.checkpoints.read_checkpoint`.
+        unsafe: let the file run whatever it likes.
+
+    Raises:
+        UnsafeCheckpointError: the file needs a name nobody vouched for, or would act while it is read.
+        CheckpointError: the file cannot be read, or holds no usable detector.
+    """
+    _import_vendor()
+    file = open_checkpoint(path)
+    _refuse_original_yolov5(file)
+    try:
+        checkpoint = read_checkpoint(
+            file,
+            resolve=_resolve,
+            ignore_attributes=_IGNORED_ATTRIBUTES,
+            allow_globals=allow_globals,
+            unsafe=unsafe,
+        )
+    except UnsafeCheckpointError as error:
+        raise _with_vendor_hint(error) from error
+    model = _make_ready(_detector_in(checkpoint), checkpoint)
+    _check_weights_are_finite(model, file.path)
+    return model, checkpoint
+
+
+def _import_vendor() -> Any:
+    """ultralytics.nn.tasks; the first import greets on stdout, which belongs to a command's result."""
+    with contextlib.nullcontext() if "ultralytics" in sys.modules else contextlib.redirect_stdout(sys.stderr):
+        import ultralytics.nn.tasks
+
+        return ultralytics.nn.tasks
+
+
+def _resolve(name: str) -> type | None:
+    if name.startswith(_IGNORED_PACKAGES):
+        return Ignored
+    if name.startswith("ultralytics.") and name.endswith(".IterableSimpleNamespace"):
+        return SimpleNamespace
+    return imported_module_class(_RENAMED.get(name, name), "torch.nn.modules", *_MODEL_PACKAGES)
+
+
+def _refuse_original_yolov5(file: CheckpointFile) -> None:
+    if any(name.startswith("models.") for name in file.globals):
+        raise CheckpointError(
+            f"{file.path} is an original YOLOv5-repository checkpoint (or of its relatives YOLOv3, v7, v9), "
+            "not supported yet by this version. Use a model trained or exported with the ultralytics package"
+        )
+
+
+def _with_vendor_hint(error: UnsafeCheckpointError) -> UnsafeCheckpointError:
+    if not any(name.startswith(_MODEL_PACKAGES) and not _resolve(name) for name in error.unsafe_globals):
+        return error
+    import ultralytics
+
+    hint = f"ultralytics {ultralytics.__version__} has no such class: it is a fork's, or another release's"
+    return UnsafeCheckpointError(f"{error} ({hint})", error.unsafe_globals)
+
+
+def _detector_in(checkpoint: Checkpoint) -> nn.Module:
+    content = checkpoint.content
+    found = content
+    if isinstance(content, dict):
+        found = content["ema"] if content.get("ema") is not None else content.get("model")
+    if isinstance(found, nn.Module) and isinstance(found, _import_vendor().DetectionModel):
+        return found
+    for part in (found, content):
+        if isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values()):
+            found = part
+    raise CheckpointError(
+        f"{checkpoint.path} holds {_describe(found)}. Give the .pt file that ultralytics training wrote"
+    )
+
+
+def _describe(found: object) -> str:
+    if found is None:
+        return "no model"
+    if isinstance(found, dict) and found:
+        return f"weights without a model ({len(found)} entries, the first {next(iter(found))!r})"
+    if isinstance(found, nn.Module):
+        return f"a {type(found).__name__}, which is no ultralytics detector"
+    return f"a {type(found).__name__} where the model should be"
+
+
+def _make_ready(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """Bring a model to the state that explanations rely on, whichever release saved it."""
+    details: Any = model
+    details.args = _arguments(getattr(model, "args", None), checkpoint.content)
+    if not hasattr(model, "task"):
+        details.task = _task_of(model)
+    if not hasattr(model, "stride"):
+        details.stride = torch.tensor([32.0])  # RT-DETR, whose head has no stride of its own
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # an activation in place would overwrite what a hook has captured
+    return model.float().eval()
+
+
+def _task_of(model: nn.Module) -> str:
+    tasks = _import_vendor()
+    kinds = {"segment": tasks.SegmentationModel, "pose": tasks.PoseModel, "obb": tasks.OBBModel}
+    return next((task for task, kind in kinds.items() if isinstance(model, kind)), "detect")
+
+
+def _arguments(own: object, content: object) -> dict[str, Any]:
+    """Merge the training arguments: those saved beside the model go over those saved in it."""
+    beside = content.get("train_args") if isinstance(content, dict) else None
+    parts = [vars(part) if isinstance(part, SimpleNamespace) else part for part in (own, beside)]
+    return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+
+def _check_weights_are_finite(model: nn.Module, path: Path) -> None:
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path} has NaN or infinite weights (first in {name!r}): the training diverged. "
+                "Take an earlier checkpoint, or train again with a lower learning rate or with amp=False"
+            )
