@@ -5,9 +5,11 @@ Nothing heavier than click is imported before a command needs it: `--help` is in
 
 from __future__ import annotations
 
-import json
+import io
 import logging
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from detcam.explainer import Explainer
     from detcam.runner import Row
 
+_COUNT, _SHARE = click.IntRange(min=1), click.FloatRange(0, 1)
 EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -37,7 +40,7 @@ class _DetectFirst(click.Group):
     cls=_DetectFirst, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="detcam")
-@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--debug", is_flag=True, help="Show tracebacks. May stand anywhere.")
 def cli(debug: bool) -> None:
     r"""Show why an object detector fired: heatmaps per box, per class and per level.
 
@@ -78,13 +81,21 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--class", "classes", multiple=True, metavar="CLASS", help="Class id or name. Repeatable; default: all."
 )
-@click.option("--conf", default=0.25, show_default=True, help="Lowest score.")
+@click.option("--conf", type=_SHARE, default=0.25, show_default=True, help="Lowest score.")
 @click.option(
-    "--iou", default=0.7, show_default=True, help="Overlap at which the weaker box of a class goes."
+    "--iou",
+    type=_SHARE,
+    default=0.7,
+    show_default=True,
+    help="Overlap at which the weaker box of a class goes.",
 )
-@click.option("--imgsz", type=int, metavar="PIXELS", help="Largest side of the input; default: as trained.")
-@click.option("--max-det", default=300, show_default=True, help="Detections per picture.")
-@click.option("--max-boxes", default=16, show_default=True, help="Boxes explained per picture, best first.")
+@click.option(
+    "--imgsz", type=_COUNT, metavar="PIXELS", help="Largest side of the input; default: as trained."
+)
+@click.option("--max-det", type=_COUNT, default=300, show_default=True, help="Detections per picture.")
+@click.option(
+    "--max-boxes", type=_COUNT, default=16, show_default=True, help="Boxes explained per picture, best first."
+)
 @click.option("--method", default="layer-cam", show_default=True, help="See `detcam methods`.")
 @click.option(
     "--layers", default="backbone", show_default=True, help="backbone, neck, head, or names: model.4,model.9"
@@ -112,7 +123,9 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also write: levels, boxes, maps, features, figure. Repeatable.",
 )
 @click.option("--half", is_flag=True, help="Store arrays in float16.")
-@click.option("--batch", default=1, show_default=True, help="Pictures of one size per forward pass.")
+@click.option(
+    "--batch", type=_COUNT, default=1, show_default=True, help="Pictures of one size per forward pass."
+)
 @click.option("--project", default="runs/explain", show_default=True, help="Folder of runs.")
 @click.option(
     "--name", default="run", show_default=True, help="Folder of this run; -2, -3 … is added if taken."
@@ -131,20 +144,21 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
     paths. Finding nothing is success.
     """
+    from detcam.files import json_bytes
     from detcam.runner import run, write_manifest
 
     explainer, paths, save_options = _prepare_explain(model, images, options)
     folder = _run_folder(options)
-    write_manifest(folder, explainer, save_options, ["detcam", *sys.argv[1:]])
+    write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
     rows = []
     for row in run(explainer, paths, folder, save_options, batch=options["batch"]):
         rows.append(row.record())
         _report(row, explainer)
         if not options["as_json"]:
             for path in row.files:
-                click.echo(path)
+                click.echo(os.fsencode(path))
     if options["as_json"]:
-        click.echo(json.dumps({"run": str(folder.path), "images": rows}, indent=1, ensure_ascii=False))
+        click.echo(json_bytes({"run": str(folder.path), "images": rows}, indent=1))
     failed = sum(row["status"] == "error" for row in rows)
     if failed:
         _say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
@@ -179,7 +193,9 @@ def _prepare_explain(
         path=options["gradient_path"],
         keep_features="features" in options["extras"],
     )
-    return Explainer.of(detector, explain_options), paths, save_options
+    explainer = Explainer.of(detector, explain_options)
+    explainer.rehearse()
+    return explainer, paths, save_options
 
 
 def _run_folder(options: dict[str, Any]) -> Any:
@@ -199,7 +215,9 @@ def _report(row: Row, explainer: Explainer) -> None:
     _say(f"{row.source}: {len(explanation)} boxes, {how}")
     for box in range(len(explanation)):
         x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
-        evidence = " ".join(f"{level} {shares[box]:.0%}" for level, shares in explanation.shares.items())
+        evidence = " ".join(
+            f"{level} {_percent(shares[box])}" for level, shares in explanation.shares.items()
+        )
         _say(
             f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
             f" predicted at {explanation.deciding[box]}; evidence {evidence}"
@@ -214,9 +232,13 @@ def _report(row: Row, explainer: Explainer) -> None:
         _say(f"  {warning}")
 
 
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.0%}"
+
+
 @cli.command(short_help="List a model's layers.")
 @click.argument("model", metavar="MODEL")
-@click.option("--imgsz", type=int, metavar="PIXELS", help="Side of the input the windows are measured at.")
+@click.option("--imgsz", type=_COUNT, metavar="PIXELS", help="Side of the input the windows are measured at.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 @_model_options
 def layers(model: str, imgsz: int | None, as_json: bool, **options: Any) -> None:
@@ -231,8 +253,7 @@ def layers(model: str, imgsz: int | None, as_json: bool, **options: Any) -> None
     """
     from detcam.windows import describe_layers
 
-    rows = describe_layers(_load(model, options), imgsz)
-    click.echo(json.dumps(rows, indent=1)) if as_json else _print_table(rows)
+    _print_rows(describe_layers(_load(model, options), imgsz), as_json=as_json)
 
 
 @cli.command(short_help="List methods and targets.")
@@ -252,7 +273,7 @@ def methods(as_json: bool) -> None:
         for name, m in METHODS.items()
     ]
     rows += [{"kind": "target", "name": name, "what": summary(name), "source": ""} for name in TARGETS]
-    click.echo(json.dumps(rows, indent=1, ensure_ascii=False)) if as_json else _print_table(rows)
+    _print_rows(rows, as_json=as_json)
 
 
 def _load(model: str, options: dict[str, Any]) -> Detector:
@@ -267,6 +288,12 @@ def _load(model: str, options: dict[str, Any]) -> Detector:
     )
 
 
+def _print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    from detcam.files import json_bytes
+
+    click.echo(json_bytes(rows, indent=1)) if as_json else _print_table(rows)
+
+
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -276,13 +303,17 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    # On a pipe nothing is cut: the table takes the room it needs.
-    width = None if sys.stdout.isatty() else 400
-    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+    # On a pipe nothing is cut and nothing coloured: the table takes the room it needs.
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        force_terminal=is_terminal, width=None if is_terminal else 400, highlight=False, markup=False
+    )
+    console.print(table)
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+def _say(line: str) -> None:
+    """Say a line on stderr; file and class names are strangers' words, and may not steer the terminal."""
+    click.echo("".join(x if x.isprintable() else repr(x)[1:-1] for x in line), err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -290,11 +321,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Libraries that would fetch or install something on their own, or talk on stdout, are told not to.
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `docker stop` tidy up like Ctrl-C
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):  # a letter that a pipe cannot hold is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
     try:
-        cli.main(args=arguments, prog_name="detcam", standalone_mode=False)
+        cli.main(
+            args=[one for one in given if one != "--debug"],
+            prog_name="detcam",
+            standalone_mode=False,
+            obj=given,
+        )
     except click.exceptions.Abort:
         _end("interrupted", EXIT_INTERRUPTED)
     except KeyboardInterrupt:

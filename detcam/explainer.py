@@ -6,9 +6,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,8 +44,25 @@ class ExplainOptions:
         if self.path not in ("direct", "total"):
             raise UnknownNameError("gradient path", self.path, ("direct", "total"))
         for name in ("max_det", "max_boxes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
+        for name in ("conf", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
+        if self.imgsz is not None and (
+            len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
+        ):
+            raise InputError(f"imgsz must be pixels, or (H, W), got {self.imgsz!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is not a whole number of at least 1.
+
+    Raises:
+        InputError: it is not; the text has its name.
+    """
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 @overload
@@ -59,7 +77,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     detector: Detector,
     image: Any,
     *,
-    classes: Sequence[int | str] | None = None,
+    classes: int | str | Sequence[int | str] | None = None,
     conf: float = 0.25,
     iou: float = 0.7,
     max_det: int = 300,
@@ -77,7 +95,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     Args:
         detector: from `detcam.load` or `detcam.wrap`.
         image: a path, PIL picture, numpy RGB array or tensor, or a list of these.
-        classes: class ids or names to explain; None for all.
+        classes: class ids or names to explain, or one of them; None for all.
         conf: lowest score, 0..1.
         iou: overlap from which the weaker box of a class is suppressed, 0..1.
         max_det: detections kept per picture.
@@ -99,8 +117,9 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         CaptureError: the network did not give what was to be captured.
         NoGradientError: a box's target depends on none of the layers.
     """
+    wanted = (classes,) if isinstance(classes, int | str) else classes
     options = ExplainOptions(
-        classes=None if classes is None else tuple(classes),
+        classes=None if wanted is None else tuple(wanted),
         conf=conf,
         iou=iou,
         max_det=max_det,
@@ -155,13 +174,33 @@ class Explainer:
         """Explanations in the order of `pictures`; neighbours of one input size share forward passes.
 
         Raises:
+            InputError: `batch` is no count.
             CaptureError: the network did not give what was to be captured.
             NoGradientError: a box's target depends on none of the layers.
         """
+        check_count("batch", batch)
         inputs = (_Input(one, *self.detector.prepare(one.pixels, self.options.imgsz)) for one in pictures)
         for _, alike in groupby(inputs, key=lambda one: one.tensor.shape):
             while members := list(islice(alike, batch)):
                 yield from _explain_batch(self, members)
+
+    def rehearse(self) -> None:
+        """Ask the question once of a small black picture: what would fail for every picture fails here.
+
+        Raises:
+            InputError: the target cannot be had from this detector.
+            CaptureError: the network did not give what was to be captured.
+            NoGradientError: no level's target depends on any of the layers.
+        """
+        side = 2 * max(self.detector.strides)
+        tensor, _ = self.detector.prepare(np.zeros((side, side, 3), np.uint8), side)
+        with capture(self.detector.model, self.modules, self.options.path) as caught:
+            (raw,) = self.detector.forward(tensor[None])
+            _check_all_ran(self.modules, caught)
+            firsts = accumulate((level.rows for level in raw.levels[:-1]), initial=0)
+            score = torch.stack([self.target(first, 0)(raw) for first in firsts]).sum()
+            if self.method.uses_gradients:
+                caught.gradients(score)
 
 
 def select_layers(detector: Detector, layers: str | Sequence[str]) -> dict[str, nn.Module]:
@@ -175,6 +214,8 @@ def select_layers(detector: Detector, layers: str | Sequence[str]) -> dict[str, 
         names = members or [name.strip() for name in layers.split(",")]
     else:
         names = list(layers)
+    if not names:
+        raise InputError("no layers given: name a set (backbone, neck, head) or layers")
     modules = dict(detector.model.named_modules())
     for name in names:
         if not name or name not in modules:
@@ -217,9 +258,7 @@ def _explain_batch(plan: Explainer, inputs: Sequence[_Input]) -> list[Explanatio
     detector = plan.detector
     with capture(detector.model, plan.modules, plan.options.path) as caught:
         raws = detector.forward(torch.stack([one.tensor for one in inputs]))
-        for name in plan.modules:
-            if name not in caught.activations:
-                raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
+        _check_all_ran(plan.modules, caught)
         subjects = [_subject(plan, one, raw) for one, raw in zip(inputs, raws, strict=True)]
         for box in range(max(len(subject.chosen) for subject in subjects)):
             _explain_box(plan, caught, subjects, box)
@@ -228,6 +267,12 @@ def _explain_batch(plan: Explainer, inputs: Sequence[_Input]) -> list[Explanatio
             _explanation(plan, layers, subject, {n: a[i] for n, a in caught.activations.items()})
             for i, subject in enumerate(subjects)
         ]
+
+
+def _check_all_ran(names: Iterable[str], caught: Capture) -> None:
+    for name in names:
+        if name not in caught.activations:
+            raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
 
 
 def _subject(plan: Explainer, one: _Input, raw: RawPrediction) -> _Subject:
@@ -262,7 +307,10 @@ def _explain_box(plan: Explainer, caught: Capture, subjects: Sequence[_Subject],
         gradient = torch.zeros_like(activations[rows]) if gradient is None else gradient[rows]
         available = {"activations": activations[rows].detach(), "gradients": gradient}
         available |= _placement(asked, box, grid=(activations.shape[2], activations.shape[3]))
-        maps = plan.method.compute(**{need: available[need] for need in plan.method.needs})
+        if box and plan.method.needs == ("activations",):  # the same map for every box: compute it once
+            maps = torch.stack([subject.maps[name][0] for subject in asked])
+        else:
+            maps = plan.method.compute(**{need: available[need] for need in plan.method.needs})
         for subject, one, reach in zip(asked, maps, gradient.abs().amax(dim=(1, 2, 3)), strict=True):
             subject.maps[name].append(one)
             subject.reach[name].append(reach)

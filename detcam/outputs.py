@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import re
 from collections import Counter
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from detcam.errors import OutputError
-from detcam.files import append_line, cannot_write, make_folder, whole_file
+from detcam.files import append_line, cannot_write, json_bytes, make_folder, whole_file
 
 RUN_SCHEMA = "detcam.run/1"
 _PACKAGES = ("detcam", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "pillow")
+_LONGEST_STEM = 160  # bytes; file systems allow 255, and every file adds an ending
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class RunFolder:
         path = self.path / "run.json"
         content = {"schema": RUN_SCHEMA, "versions": versions(), **facts}
         with whole_file(path) as file:
-            file.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+            file.write(json_bytes(content, indent=1))
         return path
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one picture's row to index.jsonl."""
-        append_line(self.path / "index.jsonl", json.dumps(row, ensure_ascii=False))
+        append_line(self.path / "index.jsonl", json_bytes(row))
 
     def add_map_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append to metadata.jsonl: data-set loaders then read the 16-bit maps as a folder of images."""
         for row in rows:
-            append_line(self.path / "metadata.jsonl", json.dumps(row, ensure_ascii=False))
+            append_line(self.path / "metadata.jsonl", json_bytes(row))
 
 
 def versions() -> dict[str, str]:
@@ -91,9 +91,18 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
 
     The same path gets the same stem whatever the order.
     """
-    plain = [re.sub(r"[^\w.-]", "_", path.stem).lstrip(".") or "image" for path in paths]
-    times = Counter(stem.lower() for stem in plain)  # some file systems do not tell cases apart
+    plain = [_plain_stem(path) for path in paths]
+    times = Counter(stem.casefold() for stem in plain)  # some file systems do not tell cases apart
     return [
-        f"{stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}" if times[stem.lower()] > 1 else stem
+        f"{stem}-{_fingerprint(path)}" if times[stem.casefold()] > 1 else stem
         for stem, path in zip(plain, paths, strict=True)
     ]
+
+
+def _fingerprint(path: Path) -> str:
+    return hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:8]
+
+
+def _plain_stem(path: Path) -> str:
+    plain = re.sub(r"[^\w.-]", "_", path.stem).lstrip(".") or "image"
+    return plain.encode()[:_LONGEST_STEM].decode(errors="ignore")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detcam.adapters.base import device_of
-from detcam.errors import DetcamError
-from detcam.explainer import Explainer
+from detcam.errors import DetcamError, InputError
+from detcam.explainer import Explainer, check_count
 from detcam.explanation import Explanation, SaveOptions, save
 from detcam.images import Picture, read_picture
 from detcam.outputs import RunFolder, unique_stems
@@ -62,8 +62,10 @@ def run(
     A picture that cannot be read or explained becomes a row with its error; the run goes on.
 
     Raises:
+        InputError: `batch` is no count.
         OutputError: the folder cannot be written.
     """
+    check_count("batch", batch)
     stems = unique_stems(paths)
     for start in range(0, len(paths), batch):
         part = slice(start, start + batch)
@@ -131,7 +133,10 @@ def _written(row: Row, folder: RunFolder, stem: str, options: SaveOptions) -> Ro
     if row.explanation is None:
         return row
     began = time.perf_counter()
-    written = save(row.explanation, folder.path, stem, options)
+    try:
+        written = save(row.explanation, folder.path, stem, options)
+    except InputError as error:  # unlike a full disk, this is about one picture only
+        return Row(row.source, "error", error=str(error))
     files = tuple(
         path for paths in written.values() for path in ([paths] if isinstance(paths, Path) else paths)
     )

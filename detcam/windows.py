@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ def gradient_windows(
         CaptureError: a layer gave no feature map.
     """
     modules: dict[str, nn.Module] = {name: detector.model.get_submodule(name) for name in names}
-    side = imgsz or detector.imgsz
+    side = _input_side(detector, imgsz)
     noise = torch.randint(
         0, 256, (side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -43,6 +44,13 @@ def gradient_windows(
             for name, gradient in gradients.items():
                 windows[name][level] = (0, 0) if gradient is None else _extent(gradient[0])
     return windows
+
+
+def _input_side(detector: Detector, imgsz: int | None) -> int:
+    """The side of the square input that `imgsz` asks for: the network's strides must divide it."""
+    side = imgsz or detector.imgsz
+    _, geometry = detector.prepare(np.zeros((side, side, 3), np.uint8), side)
+    return geometry.input_size[0]
 
 
 def _middle_candidates(raw: RawPrediction) -> dict[str, int]:
@@ -70,7 +78,7 @@ def describe_layers(detector: Detector, imgsz: int | None = None) -> list[dict[s
     Raises:
         CaptureError: a layer gave no feature map.
     """
-    side = imgsz or detector.imgsz
+    side = _input_side(detector, imgsz)
     table = [layer for layer in detector.layers() if layer.stride]
     total = gradient_windows(detector, [layer.name for layer in table], "total", side)
     direct: Windows = {}

@@ -10,7 +10,16 @@ import numpy.typing as npt
 from torch import Tensor
 
 from detcam.errors import InputError, UnknownNameError
-from detcam.render import blend, class_colour, contact_sheet, draw_boxes, figure, scale_map, with_colour_bar
+from detcam.render import (
+    COLORMAPS,
+    blend,
+    class_colour,
+    contact_sheet,
+    draw_boxes,
+    figure,
+    scale_map,
+    with_colour_bar,
+)
 
 if TYPE_CHECKING:
     from detcam.explanation.core import Explanation
@@ -39,12 +48,14 @@ class Scale:
 
         Raises:
             UnknownNameError: another word.
-            InputError: "fixed" without a positive number.
+            InputError: "fixed" without a positive number, or another word with one.
         """
-        kind, _, value = text.partition(":")
+        kind, colon, value = text.partition(":")
         if kind not in SCALES:
             raise UnknownNameError("scale", kind, SCALES)
         if kind != "fixed":
+            if colon:
+                raise InputError(f"the scale {kind!r} takes no value, got {text!r}: use fixed:VALUE")
             return cls(kind)
         try:
             number = float(value)
@@ -76,6 +87,10 @@ class Style:
     colormap: str = "inferno"
     opacity: float = 0.85
 
+    def __post_init__(self) -> None:
+        if self.colormap not in COLORMAPS:
+            raise UnknownNameError("colour map", self.colormap, COLORMAPS)
+
 
 def draw(explanation: Explanation, style: Style, level: str = MERGED) -> npt.NDArray[np.uint8]:
     """The picture with the maps of all its boxes at one level, the boxes and the colour bar, (H', W, 3) RGB.
@@ -90,7 +105,7 @@ def draw(explanation: Explanation, style: Style, level: str = MERGED) -> npt.NDA
 def draw_levels(explanation: Explanation, style: Style) -> npt.NDArray[np.uint8]:
     """One sheet with a panel for every level and their sum."""
     panels = _panels(explanation, style)
-    tops = style.scale.tops(explanation, MERGED)
+    tops = _all_tops(explanation, style.scale)
     return with_colour_bar(
         contact_sheet(panels, tile_side=640), style.colormap, *_bar(explanation, style.scale, tops, "")
     )
@@ -98,7 +113,7 @@ def draw_levels(explanation: Explanation, style: Style) -> npt.NDArray[np.uint8]
 
 def draw_figure(explanation: Explanation, style: Style) -> bytes:
     """The same panels as a PDF for papers, with one shared colour bar."""
-    tops = style.scale.tops(explanation, MERGED)
+    tops = _all_tops(explanation, style.scale)
     *_, title = _bar(explanation, style.scale, tops, "")
     top = max(tops, default=0.0) if _is_one_number(tops) else 1.0
     panels = _panels(explanation, style)
@@ -111,6 +126,11 @@ def _panels(explanation: Explanation, style: Style) -> list[tuple[str, npt.NDArr
         (title, _panel(explanation, style, level, style.scale.tops(explanation, level)))
         for level, title in names.items()
     ]
+
+
+def _all_tops(explanation: Explanation, scale: Scale) -> list[float]:
+    """What is drawn in full colour in any of the panels, for the one bar they share."""
+    return [top for level in (*explanation.levels, MERGED) for top in scale.tops(explanation, level)]
 
 
 def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,14 @@ from PIL import Image
 from detcam.errors import InputError, UnknownNameError
 from detcam.explanation.overlay import MERGED, Style, draw, draw_figure, draw_levels, maps_of
 from detcam.explanation.sidecar import classes, sidecar
-from detcam.files import make_folder, whole_file
+from detcam.files import json_bytes, make_folder, whole_file
 from detcam.render import colourise, contact_sheet, scale_map, write_map_png
 
 if TYPE_CHECKING:
     from detcam.explanation.core import Explanation
 
 _JPEG_QUALITY = 92
+_LONGEST_SIDE = 65_500  # pixels, of a JPEG
 _MOST_TILES = 256
 
 
@@ -55,7 +55,10 @@ def save(
 
     Raises:
         OutputError: the folder cannot be written.
+        InputError: features are wanted and were not kept, or the picture is too large for a JPEG.
     """
+    if "features" in options.extras and explanation.features is None:
+        raise InputError("no features were kept: explain with keep_features=True")
     make_folder(folder)
     files: dict[str, Path | list[Path]] = {
         "overlay": _write_picture(folder / f"{stem}_cam.jpg", draw(explanation, options.style)),
@@ -68,7 +71,7 @@ def save(
     )
     path = folder / f"{stem}_cam.json"
     with whole_file(path) as file:
-        file.write(json.dumps(document, indent=1, ensure_ascii=False).encode())
+        file.write(json_bytes(document, indent=1))
     return {**files, "sidecar": path}
 
 
@@ -129,9 +132,8 @@ def _save_figure(explanation: Explanation, folder: Path, stem: str, options: Sav
 
 def _save_features(explanation: Explanation, folder: Path, stem: str, options: SaveOptions) -> list[Path]:
     """The captured layers' activations, split into channels: arrays, and a sheet per level."""
-    if explanation.features is None:
-        raise InputError("no features were kept: explain with keep_features=True")
-    channels = {level: one.float().cpu().numpy() for level, one in explanation.features.items()}
+    features = explanation.features or {}
+    channels = {level: one.float().cpu().numpy() for level, one in features.items()}
     paths = [_write_arrays(folder / f"{stem}_features.npz", channels, options.half)]
     for level, stack in channels.items():
         tiles = [
@@ -159,6 +161,8 @@ def _channel_tile(channel: npt.NDArray[np.float32], colormap: str) -> npt.NDArra
 
 
 def _write_picture(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    if max(pixels.shape) > _LONGEST_SIDE:
+        raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit a JPEG: cut it into tiles")
     with whole_file(path) as file:
         Image.fromarray(pixels).save(file, format="JPEG", quality=_JPEG_QUALITY)
     return path
