@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import nms
 
 from detcam.adapters.base import DetectOptions
 from detcam.structures import RawPrediction
 
 _MOST_CANDIDATES = 30_000
-_ROTATED_CLASS_OFFSET = 7680.0
+_CLASS_OFFSET = 7680.0  # pixels between the planes of two classes
 
 
 @torch.no_grad()
 def suppress(raw: RawPrediction, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Best class of each candidate, thresholded, then non-maximum suppression within each class.
+
+    Classes are kept apart as predict does it, by a distance: at class 61 it rounds boxes to 1/32 pixel, and
+    now and then that decides whether two boxes overlap too much.
 
     Returns:
         Candidates (M,) int64, scores (M,) and labels (M,) int64, best score first.
@@ -23,11 +26,12 @@ def suppress(raw: RawPrediction, options: DetectOptions) -> tuple[Tensor, Tensor
     scores, labels = raw.scores().max(dim=1)
     candidates = (_wanted(labels, options) & (scores > options.conf)).nonzero().flatten()
     candidates = candidates[scores[candidates].argsort(descending=True, stable=True)[:_MOST_CANDIDATES]]
+    planes = labels[candidates, None] * _CLASS_OFFSET
     if raw.rotated_boxes is None:
-        boxes = raw.boxes(candidates)
-        kept = batched_nms(boxes, scores[candidates], labels[candidates], options.iou)
+        kept = nms(raw.boxes(candidates) + planes, scores[candidates], options.iou)
     else:
-        kept = _rotated_nms(raw.rotated_boxes(candidates), labels[candidates], options.iou)
+        boxes = raw.rotated_boxes(candidates)
+        kept = _rotated_nms(torch.cat([boxes[:, :2] + planes, boxes[:, 2:]], dim=1), options.iou)
     candidates = candidates[kept[: options.max_det]]
     return candidates, scores[candidates], labels[candidates]
 
@@ -96,11 +100,9 @@ def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _rotated_nms(boxes: Tensor, labels: Tensor, iou: float) -> Tensor:
+def _rotated_nms(boxes: Tensor, iou: float) -> Tensor:
     """Fast NMS (arXiv:1904.02689) on boxes sorted best first: anything a better one overlaps goes."""
-    offset = torch.zeros_like(boxes)
-    offset[:, :2] = (labels * _ROTATED_CLASS_OFFSET)[:, None]
-    overlaps = prob_iou(boxes + offset, boxes + offset).triu(diagonal=1)
+    overlaps = prob_iou(boxes, boxes).triu(diagonal=1)
     return (overlaps <= iou).all(dim=0).nonzero().flatten()
 
 

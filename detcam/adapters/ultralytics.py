@@ -153,7 +153,11 @@ class UltralyticsDetector:
             if raw.rotated_boxes is None:
                 boxes = geometry.boxes_to_image(raw.boxes(candidates))
             else:
-                corners = geometry.points_to_image(corners_of(raw.rotated_boxes(candidates)))
+                # As predict has it: a box stays a rectangle and keeps its angle.
+                turned = raw.rotated_boxes(candidates)
+                centres = geometry.points_to_image(turned[:, :2])
+                sides = turned[:, 2:4] / turned.new_tensor(geometry.ratio)
+                corners = corners_of(torch.cat([centres, sides, turned[:, 4:]], dim=1))
                 boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
         return Detections(boxes, scores, labels, candidates, corners, best_score(raw, options))
 
@@ -200,13 +204,14 @@ class UltralyticsDetector:
         return getattr(self.head, f"one2one_{name}" if branch == "one2one" else name, None)
 
     def _check(self, maps: dict[str, list[Tensor]], classes: int) -> None:
-        expected = {"cv2": 4 * self.head.reg_max, "cv3": classes}
-        for name, channels in expected.items():
-            for m in maps[name]:
+        expected = {"cv2": 4 * self.head.reg_max, "cv3": classes, "cv4": 1}
+        for name, outputs in maps.items():
+            channels = expected[name]
+            for m in outputs:
                 if m.ndim != 4 or m.shape[1] != channels:
                     raise CaptureError(
-                        f"{type(self.head).__name__}.{name} gave {tuple(m.shape)}, not (B, {channels}, h, w): "
-                        f"this kind of head is not supported"
+                        f"{type(self.head).__name__}.{name} gave {tuple(m.shape)}, not "
+                        f"(B, {channels}, h, w): this kind of head is not supported"
                     )
                 if not m.isfinite().all():
                     raise CaptureError("the network's output holds NaN or infinity: check its weights")

@@ -29,7 +29,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     On exit the model holds the very same parameter objects, flags and values as before, and the global
     random state is what it was.
     """
-    devices = {tensor.device for tensor in model.parameters()}
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         for kind in {device.type for device in devices}:
@@ -47,9 +47,11 @@ class Capture:
     """The captured layers of one forward pass.
 
     Attributes:
+        layers: names of the layers that were to be captured.
         activations: layer name -> (B, C, h, w) output, live in the graph.
     """
 
+    layers: tuple[str, ...]
     activations: dict[str, Tensor] = field(default_factory=dict)
 
     def gradients(self, score: Tensor) -> dict[str, Tensor | None]:
@@ -65,8 +67,11 @@ class Capture:
 
         Raises:
             NoGradientError: `score` depends on none of the layers.
-            CaptureError: `score` is no scalar.
+            CaptureError: `score` is no scalar, or a layer never ran.
         """
+        for name in self.layers:
+            if name not in self.activations:
+                raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
         if score.ndim != 0:
             raise CaptureError(
                 f"a target must give a 0-dim tensor, got shape {tuple(score.shape)}: index or sum it"
@@ -106,10 +111,10 @@ def capture(
         path: which of the two gradients of several layers to build the graph for.
 
     Raises:
-        CaptureError: a layer ran twice, gave something other than one 4-D float tensor, or never ran.
+        CaptureError: a layer ran twice, or gave something other than one 4-D float tensor.
     """
-    caught = Capture()
-    with borrowed(model), ExitStack() as stack:
+    caught = Capture(tuple(layers))
+    with borrowed(model), _sound_batch_norm(model), ExitStack() as stack:
         for name, module in layers.items():
             hook = _leaf_hook(name, caught.activations, cut_always=path == "direct")
             stack.callback(module.register_forward_hook(hook).remove)
@@ -169,11 +174,31 @@ def _leaf_hook(name: str, activations: dict[str, Tensor], *, cut_always: bool) -
         if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
             raise CaptureError(f"layer {name!r} gave {_describe(output)}, not one (B, C, h, w) tensor")
         is_cut = cut_always or not output.requires_grad
-        activations[name] = output.detach().requires_grad_() if is_cut else output
-        # The next operation may write into what it is given (in-place activations do): it gets a copy.
+        # The network may write into the layer's input, which some layers hand on as their output, and the
+        # next operation into what it is given (in-place activations do): both get another copy than ours.
+        activations[name] = output.detach().clone().requires_grad_() if is_cut else output.clone()
         return activations[name].clone()
 
     return hook
+
+
+@contextmanager
+def _sound_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Hand batch normalisation its gradients in plain memory order.
+
+    On the CPU (torch 2.14) its backward pass in evaluation mode silently mixes up the channels of a single
+    picture's gradient that comes in transposed, as it does from the area attention of YOLO12.
+    """
+
+    def straighten(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                stack.callback(module.register_forward_hook(straighten).remove)
+        yield
 
 
 @contextmanager

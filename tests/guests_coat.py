@@ -1,0 +1,61 @@
+"""What a borrowed network and its surroundings must be again afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Fails if the block leaves the network or the state of the process other than it found them."""
+    modules, tensors, process = _modules(model), _tensors(model), _process()
+    alive = [list(vars(module).items()) for module in model.modules()]  # no identity is given out again
+    yield
+    assert alive
+    for before, after in ((modules, _modules(model)), (tensors, _tensors(model)), (process, _process())):
+        assert list(after) == list(before)
+        changed = [key for key in before if after[key] != before[key]]
+        assert not changed
+
+
+def _modules(model: nn.Module) -> dict[str, Any]:
+    """Identity, mode and hooks of every module, and the identity of each of its attributes."""
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = vars(module)
+        found[f"{name}: mode"] = (id(module), module.training)
+        found[f"{name}: hooks"] = {key: list(own[key].items()) for key in own if "_hooks" in key}
+        found[f"{name}: attributes"] = {key: id(value) for key, value in own.items() if key != "training"}
+    return found
+
+
+def _tensors(model: nn.Module) -> dict[str, Any]:
+    """Identity, type, flags, every bit and the gradient of every parameter and buffer."""
+    return {
+        f"{name}.{key}": tensor
+        if tensor is None
+        else (id(tensor), tensor.dtype, tensor.requires_grad, tensor.is_inference(), _bits(tensor),
+              id(tensor.grad), _bits(tensor.grad))
+        for name, module in model.named_modules(remove_duplicate=False)
+        for key, tensor in {**module._parameters, **module._buffers}.items()
+    }  # fmt: skip
+
+
+def _process() -> dict[str, Any]:
+    return {
+        "random state": _bits(torch.get_rng_state()),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
+
+
+def _bits(tensor: Tensor | None) -> bytes | None:
+    if tensor is None:
+        return None
+    return tensor.detach().clone().reshape(-1).view(torch.uint8).numpy().tobytes()
