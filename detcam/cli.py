@@ -223,13 +223,15 @@ def _report(row: Row, explainer: Explainer) -> None:
             f" predicted at {explanation.deciding[box]}; evidence {evidence}"
         )
     if not len(explanation):
-        best, conf = explanation.detections.best_score, explainer.options.conf
-        _say(
-            f"  nothing found: best score {best:.2g} <= {conf:g}"
-            + (f", try --conf {best * 0.9:.2g}" if best else "")
-        )
+        _say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")
     for warning in explanation.warnings:
         _say(f"  {warning}")
+
+
+def _nothing_found(best: float, conf: float) -> str:
+    if not best:
+        return "no candidate, however weak, is most like a class that was asked for"
+    return f"best score {best:.2g} <= {conf:g}, try --conf {best * 0.9:.2g}"
 
 
 def _percent(share: float) -> str:

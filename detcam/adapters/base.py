@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detcam.errors import InputError
 from detcam.geometry import Letterbox
 from detcam.structures import Detections, Layer, Origin, RawPrediction
 
@@ -33,7 +34,7 @@ class DetectOptions:
     def __post_init__(self) -> None:
         for name in ("conf", "iou"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+                raise InputError(f"{name} must lie in 0..1, got {getattr(self, name)}")
 
 
 class Detector(Protocol):
