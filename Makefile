@@ -31,7 +31,7 @@ check: $(READY)  ## style, types, who imports whom
 	$(BIN)/lint-imports
 
 compat: $(READY)  ## the adapter's tests against older ultralytics releases
-	$(BIN)/python tests/compat.py
+	$(BIN)/python scripts/compat.py
 
 bench: $(READY)  ## speed and memory, as ratios
 	$(BIN)/python benchmarks/main_job.py
