@@ -32,7 +32,7 @@ NEWEST = "newest"
 RELEASES = ("8.3.0", "8.4.0", "8.4.112", NEWEST)
 
 # What a release imports at once and the newest, which fills the environment, no longer does.
-EXTRAS = {"8.3.0": ("tqdm", "py-cpuinfo")}
+EXTRAS = {"8.3.0": ("tqdm", "py-cpuinfo", "scipy"), "8.4.0": ("scipy",)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     with ThreadPoolExecutor(options.jobs) as pool:
         for outcome in pool.map(lambda release: tested(release, options.folder), options.releases):
             verdict = "passed" if outcome.has_passed else "FAILED"
-            print(f"{outcome.release}: {verdict} in {outcome.seconds:.0f} s")
+            print(f"{outcome.release}: {verdict} in {outcome.seconds:.0f} s", flush=True)
             if not outcome.has_passed:
                 print(outcome.log)
             outcomes.append(outcome)

@@ -24,10 +24,10 @@ GradientPath = Literal["direct", "total"]
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Lend out a model for forward passes: evaluating, frozen, in float32, on ordinary tensors.
 
-    Half-precision and inference-mode parameters are replaced by float32 copies for the time being, so
-    that gradients neither underflow nor fail. An inference mode or autocast of the caller is left.
-    On exit the model holds the very same parameter objects, flags and values as before, and the global
-    random state is what it was.
+    Parameters in half precision, of inference mode or with a graph of their own are replaced by float32
+    copies for the time being, so that gradients neither underflow nor fail. An inference mode or autocast
+    of the caller is left. On exit the model holds the very same parameter objects, flags and values as
+    before, and the global random state is what it was.
     """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
@@ -246,7 +246,8 @@ def _ordinary_tensors(model: nn.Module) -> Iterator[None]:
 
 
 def _needs_copy(tensor: Tensor) -> bool:
-    return tensor.is_inference() or tensor.dtype in (torch.float16, torch.bfloat16)
+    # Weights that were computed, as some releases of ultralytics leave them when they fuse, cannot be frozen.
+    return tensor.is_inference() or not tensor.is_leaf or tensor.dtype in (torch.float16, torch.bfloat16)
 
 
 def _float32_copy(tensor: Tensor) -> Tensor:

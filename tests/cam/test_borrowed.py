@@ -75,7 +75,16 @@ def made_under_inference_mode():
     return put_marks_on(model)
 
 
-GUESTS = [plain, half, bfloat16, made_under_inference_mode]
+def with_computed_weights():
+    model = put_marks_on(Guest())
+    stem = nn.Conv2d(3, 4, 3)
+    # As ultralytics 8.3.0 fuses: a parameter that was written into has a graph of its own.
+    model.stem.weight.copy_(2 * stem.weight)
+    assert not model.stem.weight.is_leaf
+    return model
+
+
+GUESTS = [plain, half, bfloat16, made_under_inference_mode, with_computed_weights]
 
 
 def layers_of(model):
