@@ -3,6 +3,7 @@
 DetcamError
 ├── InputError (ValueError)          what the caller gave cannot be used
 │   ├── ShapeError                   tensors whose shapes do not fit
+│   ├── AmbiguousHeadError           a head whose classes cannot be counted without being told more
 │   ├── UnknownNameError             a layer, method, class … that does not exist; offers the closest
 │   └── ImageError                   a picture that cannot be read
 ├── CheckpointError                  a model file that cannot be read
@@ -33,6 +34,18 @@ class ShapeError(InputError):
 
 class ImageError(InputError):
     """A picture that cannot be read."""
+
+
+class AmbiguousHeadError(InputError):
+    """A head whose classes cannot be counted: its readings differ, or what was said contradicts them.
+
+    Attributes:
+        readings: what the head can be read as, one line each.
+    """
+
+    def __init__(self, message: str, readings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.readings = tuple(readings)
 
 
 class UnknownNameError(InputError):

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from detcam.errors import InputError
 
-_PAD_VALUE = 114
-
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Resizes a picture with its proportions kept and pads it with grey to the network's input.
+    """Resizes a picture, and pads it with grey or crops it to the network's input.
 
     Attributes:
         image_size: (H, W) of the picture.
-        resized: (H, W) of the picture inside the input.
-        pad: (left, top) grey pixels before it.
+        resized: (H, W) of the whole picture in input pixels.
+        pad: (left, top) grey pixels before it; negative for pixels cut off.
         input_size: (H, W) of the network's input.
     """
 
@@ -60,13 +58,33 @@ class Letterbox:
             input_size=(height + spare_h, width + spare_w),
         )
 
+    @classmethod
+    def stretch(cls, image_size: tuple[int, int], input_size: tuple[int, int]) -> Letterbox:
+        """The whole input filled, proportions not kept, nothing padded."""
+        return cls(image_size, resized=input_size, pad=(0, 0), input_size=input_size)
+
+    @classmethod
+    def centre_crop(cls, image_size: tuple[int, int], side: int) -> Letterbox:
+        """The middle of the picture, as large a square as fits, in a square input; proportions kept.
+
+        Sides and offsets are those of torchvision's `Resize` and `CenterCrop`.
+        """
+        shorter = min(image_size)
+        height, width = (int(side * length / shorter) for length in image_size)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        return cls(image_size, resized=(height, width), pad=(-left, -top), input_size=(side, side))
+
     @property
     def ratio(self) -> tuple[float, float]:
         """Input pixels per picture pixel, (x, y)."""
         return self.resized[1] / self.image_size[1], self.resized[0] / self.image_size[0]
 
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """The network's input, (H, W, 3) uint8, of a picture (H, W, 3) uint8.
+    def apply(self, pixels: np.ndarray, *, padding: int = 114) -> np.ndarray:
+        """The network's input, (H, W, 3) uint8, of a picture (H, W, 3) uint8, resized bilinearly.
+
+        Args:
+            pixels: the picture.
+            padding: grey value around it, 0..255.
 
         Raises:
             InputError: the picture has another size than this letterbox was made for.
@@ -74,11 +92,17 @@ class Letterbox:
         if pixels.shape[:2] != self.image_size:
             raise InputError(f"a letterbox for {self.image_size} pixels was given {pixels.shape[:2]}")
         height, width = self.resized
-        canvas = np.full((*self.input_size, 3), _PAD_VALUE, dtype=np.uint8)
         if self.resized != self.image_size:
             pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+        return self.place(pixels, padding=padding)
+
+    def place(self, resized: np.ndarray, *, padding: int = 114) -> np.ndarray:
+        """The network's input, (H, W, 3) uint8, of a picture that was resized already."""
+        canvas = np.full((*self.input_size, 3), padding, dtype=np.uint8)
         left, top = self.pad
-        canvas[top : top + height, left : left + width] = pixels
+        seen = resized[max(-top, 0) :, max(-left, 0) :][: self.input_size[0], : self.input_size[1]]
+        left, top = max(left, 0), max(top, 0)
+        canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
         return canvas
 
     def points_to_image(self, points: Tensor) -> Tensor:
@@ -107,7 +131,8 @@ class Letterbox:
     def maps_to_image(self, maps: Tensor) -> Tensor:
         """Maps (M, h, w) on a grid that covers the input -> (M, H, W) on the picture, bilinear.
 
-        The padding's part is cut off. Values are those of the grid: nothing is rescaled.
+        The padding's part is cut off; what the input does not show is 0. Values are those of the grid:
+        nothing is rescaled.
         """
         height, width = self.image_size
         rows = self._sampling(height, self.ratio[1], self.pad[1], self.input_size[0], maps)
@@ -117,7 +142,9 @@ class Letterbox:
         sampled = F.grid_sample(
             maps[None], where[None], mode="bilinear", padding_mode="border", align_corners=False
         )
-        return sampled[0]
+        if min(self.pad) >= 0:
+            return sampled[0]
+        return sampled[0] * ((rows.abs() <= 1)[:, None] & (columns.abs() <= 1))
 
     def _sampling(self, size: int, ratio: float, pad: int, input_side: int, like: Tensor) -> Tensor:
         """Centres of picture pixels along one side, in grid_sample's -1..1 (the input's two edges)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from detcam.errors import ShapeError
+from detcam.scoring import SIGMOID, Scoring
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,18 @@ class Level:
         name: `P` and the binary logarithm of the stride, such as "P3".
         stride: network-input pixels per cell.
         grid: (h, w) cells.
+        anchors: candidates per cell.
     """
 
     name: str
     stride: int
     grid: tuple[int, int]
+    anchors: int = 1
 
     @property
     def rows(self) -> int:
-        """Candidates of this level: one a cell."""
-        return self.grid[0] * self.grid[1]
+        """Candidates of this level."""
+        return self.grid[0] * self.grid[1] * self.anchors
 
 
 LayerSet = Literal["backbone", "neck", "head"]
@@ -86,26 +89,34 @@ class Origin:
 
 
 class Location(NamedTuple):
-    """Where a candidate sits: its level and the cell of that level's grid."""
+    """Where a candidate sits: its level, the cell of that level's grid, and which of the cell's anchors."""
 
     level: Level
     row: int
     column: int
+    anchor: int = 0
+
+
+RowOrder = Literal["ayx", "yxa"]
+"""Order of the candidates inside a level: anchors outermost (YOLOv3 to v7) or innermost (torchvision)."""
 
 
 @dataclass(frozen=True, eq=False)
 class RawPrediction:
     """One picture's candidates before any suppression, in the live graph.
 
-    Rows are ordered level by level, inside a level by (y, x).
+    Rows are ordered level by level, inside a level by `row_order`.
 
     Attributes:
         class_logits: (N, K), before the sigmoid.
-        levels: the head's levels; their rows sum to N.
+        levels: the head's levels; their rows sum to N, unless `located` is given.
         boxes: candidate indices (n,) -> boxes (n, 4), xyxy in network-input pixels, differentiable.
         objectness_logits: (N,), or None for a head without objectness.
         rotated_boxes: candidate indices (n,) -> (n, 5) cx, cy, w, h in network-input pixels and the
             angle in radians; None for upright boxes.
+        scoring: how logits become scores.
+        row_order: of the candidates inside a level.
+        located: candidate index -> location, for heads whose candidates are no grid: regions, queries.
     """
 
     class_logits: Tensor
@@ -113,9 +124,12 @@ class RawPrediction:
     boxes: Callable[[Tensor], Tensor]
     objectness_logits: Tensor | None = None
     rotated_boxes: Callable[[Tensor], Tensor] | None = None
+    scoring: Scoring = SIGMOID
+    row_order: RowOrder = "yxa"
+    located: Callable[[int], Location] | None = None
 
     def __post_init__(self) -> None:
-        rows = sum(level.rows for level in self.levels)
+        rows = len(self.class_logits) if self.located else sum(level.rows for level in self.levels)
         if self.class_logits.ndim != 2 or len(self.class_logits) != rows:
             raise ShapeError(
                 f"class_logits must be (N, K) with N = {rows} candidates of "
@@ -127,24 +141,31 @@ class RawPrediction:
             )
 
     def scores(self) -> Tensor:
-        """Score of every candidate for every class, (N, K) in 0..1: σ(class), times σ(objectness) if any."""
-        scores = self.class_logits.sigmoid()
-        if self.objectness_logits is not None:
-            scores = scores * self.objectness_logits.sigmoid()[:, None]
-        return scores
+        """Score of every candidate for every class, (N, K) in 0..1."""
+        return self.scoring.scores(self.class_logits, self.objectness_logits)
 
     def locate(self, candidate: int) -> Location:
-        """Level, row and column of one candidate.
+        """Level, row, column and anchor of one candidate.
 
         Raises:
             IndexError: the candidate does not exist.
         """
+        if self.located is not None:
+            return self.located(candidate)
         offset = candidate
         for level in self.levels:
             if 0 <= offset < level.rows:
-                return Location(level, *divmod(offset, level.grid[1]))
+                return _locate(level, offset, self.row_order)
             offset -= level.rows
         raise IndexError(f"candidate {candidate} of {len(self.class_logits)}")
+
+
+def _locate(level: Level, offset: int, order: RowOrder) -> Location:
+    if order == "yxa":
+        cell, anchor = divmod(offset, level.anchors)
+    else:
+        anchor, cell = divmod(offset, level.grid[0] * level.grid[1])
+    return Location(level, *divmod(cell, level.grid[1]), anchor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from detcam.errors import InputError, UnknownNameError
@@ -30,19 +29,19 @@ TargetFactory = Callable[[int, int], Target]
 
 @dataclass(frozen=True)
 class ClassLogit:
-    """The class score before the sigmoid, in logits; with objectness log σ(objectness) + log σ(class).
+    """The detection's score where it does not saturate: the class logit, or what the head makes of it.
 
     The default: a probability's gradient vanishes as it saturates (exactly 0 in float32 from logit 17 on).
+    See `detcam.scoring` for each way of scoring: log-odds for a softmax, log σ(objectness) + log σ(class) for
+    a product.
     """
 
     candidate: int
     class_id: int
 
     def __call__(self, raw: RawPrediction) -> Tensor:
-        logit = raw.class_logits[self.candidate, self.class_id]
-        if raw.objectness_logits is None:
-            return logit
-        return F.logsigmoid(logit) + F.logsigmoid(raw.objectness_logits[self.candidate])
+        objectness = None if raw.objectness_logits is None else raw.objectness_logits[self.candidate]
+        return raw.scoring.unsaturated(raw.class_logits[self.candidate], objectness, self.class_id)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from detcam.errors import ShapeError
+from detcam.scoring import ObjectTimesClass
 from detcam.structures import Detections, Layer, Level, RawPrediction
 
 LEVELS = (Level("P3", 8, (2, 3)), Level("P4", 16, (1, 2)))
@@ -28,7 +29,7 @@ def detections(count=3, **changes):
     [(0, 0, 0, 0), (2, 0, 0, 2), (3, 0, 1, 0), (5, 0, 1, 2), (6, 1, 0, 0), (7, 1, 0, 1)],
 )
 def test_candidates_are_counted_level_by_level_and_row_by_row(candidate, level, row, column):
-    assert raw().locate(candidate) == (LEVELS[level], row, column)
+    assert raw().locate(candidate) == (LEVELS[level], row, column, 0)
 
 
 @pytest.mark.parametrize("candidate", [-1, 8, 100])
@@ -46,7 +47,7 @@ def test_scores_are_probabilities_of_the_class():
 def test_scores_are_multiplied_by_the_objectness():
     logits = torch.tensor([[0.0, 2.0]]).repeat(8, 1)
     objectness = torch.tensor([0.0] * 7 + [2.0])
-    found = raw(logits, objectness_logits=objectness).scores()
+    found = raw(logits, objectness_logits=objectness, scoring=ObjectTimesClass()).scores()
     assert found[0].tolist() == pytest.approx([0.25, 0.4403985])
     assert found[7].tolist() == pytest.approx([0.4403985, 0.7758034])
 

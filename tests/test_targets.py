@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from detcam.errors import InputError, UnknownNameError
+from detcam.scoring import ObjectTimesClass, Sigmoid
 from detcam.structures import Level, RawPrediction
 from detcam.targets import TARGETS, UNITS, class_id, summary, target_for
 
@@ -28,6 +29,7 @@ class Fixture:
             (Level("P3", 8, (1, 2)),),
             lambda i: 10 * self.edges[i],
             objectness_logits=self.objectness if objectness else None,
+            scoring=ObjectTimesClass() if objectness else Sigmoid(),
         )
 
     def check(self, spec, candidate, label, value, **gradients):
@@ -118,7 +120,9 @@ def test_the_class_logit_still_has_a_gradient_where_the_probability_has_none():
 def test_a_confident_objectness_still_has_a_gradient():
     logits = torch.tensor([[30.0], [0.0]], requires_grad=True)
     objectness = torch.tensor([5.0, 0.0], requires_grad=True)
-    raw = RawPrediction(logits, (Level("P3", 8, (1, 2)),), lambda i: i, objectness)
+    raw = RawPrediction(
+        logits, (Level("P3", 8, (1, 2)),), lambda i: i, objectness, scoring=ObjectTimesClass()
+    )
     (gradient,) = torch.autograd.grad(target_for("class-logit", NAMES)(0, 0)(raw), objectness)
     assert gradient.tolist() == pytest.approx([1 - sigma(5), 0])
 
