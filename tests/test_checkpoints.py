@@ -72,6 +72,36 @@ def test_modules_come_back_with_their_weights_and_their_behaviour(path):
     assert (checkpoint.trust, checkpoint.allowed_globals) == ("safe", ())
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([0.25, 0.5]),
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
+    ],
+)
+def test_numpy_arrays_of_numbers_come_back_equal(path, array):
+    got = read(save({"best_fitness": array}, path)).content["best_fitness"]
+    assert type(got) is np.ndarray
+    assert got.dtype == array.dtype
+    np.testing.assert_array_equal(got, array)
+
+
+def test_a_numpy_array_of_objects_is_refused(path, marker):
+    array = np.empty(1, dtype=object)
+    array[0] = Call(os.system, f"touch '{marker}'")
+    with pytest.raises(CheckpointError):
+        read(save({"best_fitness": array}, path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("state", [(1, (1,), "f8", False, b"\0" * 8), (1, (1,)), {"shape": (1,)}])
+def test_a_numpy_array_with_made_up_contents_is_refused(path, state):
+    reconstruct, arguments, _ = np.array([1.0]).__reduce__()
+    with pytest.raises(UnsafeCheckpointError, match="numpy array"):
+        read(save({"best_fitness": Call(reconstruct, *arguments, state=state)}, path))
+
+
 def test_plain_data_comes_back_equal(path):
     content = {
         "epoch": 3,

@@ -16,6 +16,7 @@ last known way to corrupt memory.
 """
 
 from detcam.checkpoints.files import CheckpointFile, open_checkpoint
+from detcam.checkpoints.model_file import ModelFile, find_state_dict, open_model_file
 from detcam.checkpoints.reading import Checkpoint, imported_module_class, read_checkpoint
 from detcam.checkpoints.rebuilding import Ignored
 
@@ -23,7 +24,10 @@ __all__ = [
     "Checkpoint",
     "CheckpointFile",
     "Ignored",
+    "ModelFile",
+    "find_state_dict",
     "imported_module_class",
     "open_checkpoint",
+    "open_model_file",
     "read_checkpoint",
 ]

@@ -67,7 +67,7 @@ def open_checkpoint(path: str | PathLike[str]) -> CheckpointFile:
         CheckpointError: there is no such file, or it is not a torch checkpoint.
     """
     path = Path(path)
-    data = _read_bytes(path)
+    data = read_bytes(path)
     _check_is_checkpoint(path, data)
     try:
         names = list_globals(data)
@@ -90,7 +90,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Read a model file whole.
+
+    Raises:
+        CheckpointError: there is no such file, or it is empty; the text says what to do.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:

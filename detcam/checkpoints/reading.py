@@ -6,7 +6,7 @@ import importlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,14 @@ import torch
 from torch import nn
 
 from detcam.checkpoints.files import CheckpointFile, damaged, printable
-from detcam.checkpoints.rebuilding import METHOD_LOOKUP, PLAIN_CALLS, Ignored, Rebuilder
+from detcam.checkpoints.rebuilding import (
+    ARRAY_CALLS,
+    ARRAY_CLASS,
+    METHOD_LOOKUP,
+    PLAIN_CALLS,
+    Ignored,
+    Rebuilder,
+)
 from detcam.checkpoints.records import DAMAGE, unpickle_records
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
@@ -24,6 +31,7 @@ _PLAIN_CLASSES: dict[str, type] = {
     "types.SimpleNamespace": SimpleNamespace,
     "argparse.Namespace": SimpleNamespace,
     METHOD_LOOKUP: Ignored,  # a layer's own `forward` is recognised where it stands; all else is refused
+    ARRAY_CLASS: Ignored,  # stands in front of an array's contents; these are read without it
 }
 
 logger = logging.getLogger(__name__)
@@ -76,7 +84,7 @@ def read_checkpoint(
         return Checkpoint(file.path, file.sha256, _run(file), "unsafe")
     allowed = _import_allowed(allow_globals, file.globals)
     classes = _known_classes(file.globals, resolve) | allowed
-    _check_all_known(file, classes)
+    _refuse_unknown(file, [name for name in unknown_globals(file.globals, resolve) if name not in allowed])
     try:
         records = unpickle_records(file.data, file.globals)
         content = Rebuilder(file.path, classes, ignore_attributes).build(records)
@@ -132,8 +140,27 @@ def _import_object(dotted: str, entry: str) -> object:
         ) from error
 
 
-def _check_all_known(file: CheckpointFile, classes: Mapping[str, object]) -> None:
-    unknown = [name for name in file.globals if name not in classes and name not in PLAIN_CALLS]
+def unknown_globals(names: Sequence[str], resolve: Callable[[str], type | None]) -> list[str]:
+    """Those of the names that could not be read safely; nothing is imported for them.
+
+    Args:
+        names: dotted names from a file.
+        resolve: as in `read_checkpoint`.
+    """
+    known = _known_classes(names, resolve).keys() | PLAIN_CALLS.keys() | ARRAY_CALLS
+    return [name for name in names if name not in known]
+
+
+def check_all_known(file: CheckpointFile, resolve: Callable[[str], type | None]) -> None:
+    """Check that a file names nothing that could not be read safely; `resolve` as in `read_checkpoint`.
+
+    Raises:
+        UnsafeCheckpointError: it does; the text lists the names and the ways on.
+    """
+    _refuse_unknown(file, unknown_globals(file.globals, resolve))
+
+
+def _refuse_unknown(file: CheckpointFile, unknown: Sequence[str]) -> None:
     if unknown:
         raise UnsafeCheckpointError(
             f"{file.path} needs names that are not known to be safe: {printable(', '.join(unknown))}. "

@@ -25,6 +25,8 @@ _REGISTERS = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Mo
 _RESERVED = frozenset({"forward", "_compiled_call_impl"})
 
 METHOD_LOOKUP = "builtins.getattr"  # how a pickle writes a bound method
+ARRAY_CALLS = frozenset(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core"))
+ARRAY_CLASS = "numpy.ndarray"
 
 
 class Ignored:
@@ -102,11 +104,22 @@ class Rebuilder:
         found = self._classes.get(record.name)
         if found is None and record.name in PLAIN_CALLS:
             return PLAIN_CALLS[record.name](*map(self.build, record.args))
+        if found is None and record.name in ARRAY_CALLS:
+            return self._array(record)
         if not isinstance(found, type) or found is Ignored:
             self._refuse(f"{record.name} where it has no meaning", record.name)
         if record.args:
             self._refuse(f"a call of {record.name} with arguments of the file's choice", record.name)
         return self._instance(record, found)
+
+    def _array(self, record: Record) -> object:
+        """A numpy array of numbers, such as the best validation result; its class is not asked for."""
+        if type(record.state) is not tuple or len(record.state) != 5:
+            self._refuse("a numpy array without contents", record.name)
+        _, shape, dtype, is_fortran, data = map(self.build, record.state)
+        if not isinstance(dtype, numpy.dtype) or type(data) is not bytes:
+            self._refuse("a numpy array of something else than numbers", record.name)
+        return numpy.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C").copy()
 
     def _instance(self, record: Record, real: type[Any]) -> object:
         """Make an object of the real class: empty, without its constructor, then given its attributes."""
