@@ -69,3 +69,55 @@ def corners_of(boxes: Tensor) -> Tensor:
         [centre + along + across, centre + along - across, centre - along - across, centre - along + across],
         dim=1,
     )
+
+
+def squared_anchor_boxes(
+    offsets: Tensor, cells: Tensor, anchors: Tensor, stride: int, scale_xy: float = 2.0
+) -> Tensor:
+    """Boxes of YOLOv5 and v7, and of Darknet's `new_coords`: sizes are squared sigmoids.
+
+    Centre (s·σ(t_xy) - (s - 1)/2 + cell)·stride, size (2·σ(t_wh))²·anchor (Wang et al. 2021,
+    Scaled-YOLOv4, arXiv:2011.08036; YOLOv5 has s = 2).
+
+    Args:
+        offsets: (n, 4) t_x, t_y, t_w, t_h before any sigmoid.
+        cells: (n, 2) column and row of each candidate's cell.
+        anchors: (n, 2) width and height in pixels.
+        stride: pixels per cell.
+        scale_xy: s; above 1 the centre can leave its cell.
+
+    Returns:
+        (n, 4) xyxy in pixels.
+    """
+    centres = _anchor_centres(offsets, cells, stride, scale_xy)
+    return _boxes_of_size(centres, (2 * offsets[:, 2:].sigmoid()).square() * anchors)
+
+
+def exponential_anchor_boxes(
+    offsets: Tensor, cells: Tensor, anchors: Tensor, stride: int, scale_xy: float = 1.0
+) -> Tensor:
+    """Boxes of Darknet, YOLOv2 to v4: sizes are exponentials.
+
+    Centre as in `squared_anchor_boxes`, size exp(t_wh)·anchor (Redmon and Farhadi 2018, YOLOv3,
+    arXiv:1804.02767, sec. 2.1; the scale s of the centre: Bochkovskiy et al. 2020, YOLOv4, arXiv:2004.10934).
+
+    Args:
+        offsets: (n, 4) t_x, t_y, t_w, t_h before any sigmoid.
+        cells: (n, 2) column and row of each candidate's cell.
+        anchors: (n, 2) width and height in pixels.
+        stride: pixels per cell.
+        scale_xy: s, 1 in YOLOv3; `scale_x_y` in Darknet's files.
+
+    Returns:
+        (n, 4) xyxy in pixels.
+    """
+    centres = _anchor_centres(offsets, cells, stride, scale_xy)
+    return _boxes_of_size(centres, offsets[:, 2:].exp() * anchors)
+
+
+def _anchor_centres(offsets: Tensor, cells: Tensor, stride: int, scale_xy: float) -> Tensor:
+    return (offsets[:, :2].sigmoid() * scale_xy - (scale_xy - 1) / 2 + cells) * stride
+
+
+def _boxes_of_size(centres: Tensor, sizes: Tensor) -> Tensor:
+    return torch.cat([centres - sizes / 2, centres + sizes / 2], dim=1)

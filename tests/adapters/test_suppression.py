@@ -5,9 +5,14 @@ import math
 import pytest
 import torch
 
-from detcam.adapters import DetectOptions
-from detcam.adapters.suppression import best_score, prob_iou, suppress, take_best
+from detcam.adapters import DetectOptions, suppression
+from detcam.adapters.suppression import best_score, prob_iou, take_best
+from detcam.scoring import ObjectTimesClass
 from detcam.structures import Level, RawPrediction
+
+
+def suppress(raw, options):
+    return suppression.suppress(raw, options, own_iou=0.7)
 
 
 def logit(score):
@@ -108,7 +113,8 @@ def test_nothing_above_the_threshold_is_an_empty_answer(rotated):
 
 def test_objectness_counts():
     raw = raw_of([[0.8], [0.8]], [TEN, FAR])
-    raw = RawPrediction(raw.class_logits, raw.levels, raw.boxes, torch.tensor([logit(0.9), logit(0.25)]))
+    objectness = torch.tensor([logit(0.9), logit(0.25)])
+    raw = RawPrediction(raw.class_logits, raw.levels, raw.boxes, objectness, scoring=ObjectTimesClass())
     candidates, scores, _ = suppress(raw, DetectOptions())
     assert candidates.tolist() == [0]  # 0.8 · 0.9 = 0.72 passes, 0.8 · 0.25 = 0.2 does not
     assert scores.tolist() == pytest.approx([0.72])
