@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from os import PathLike
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from detcam.adapters.weights import check_weights_are_finite
 from detcam.checkpoints import (
     Checkpoint,
     CheckpointFile,
     Ignored,
     imported_module_class,
-    open_checkpoint,
     read_checkpoint,
 )
 from detcam.errors import CheckpointError, UnsafeCheckpointError
@@ -46,17 +44,18 @@ _IGNORED_PACKAGES = (
     "clip.",
     "torchvision.transforms.",
 )
-# Where they hang. "detect" is `Detect.forward`, which segmentation and pose heads before 8.3 kept at hand.
-_IGNORED_ATTRIBUTES = ("criterion", "clip_model", "detect")
+# Where they hang. "detect" is `Detect.forward`, which segmentation and pose heads before 8.3 kept at hand;
+# "transforms" prepare a classifier's pictures.
+_IGNORED_ATTRIBUTES = ("criterion", "clip_model", "detect", "transforms")
 
 
 def load_ultralytics(
-    path: str | PathLike[str], *, allow_globals: Sequence[str] = (), unsafe: bool = False
+    file: CheckpointFile, *, allow_globals: Sequence[str] = (), unsafe: bool = False
 ) -> tuple[nn.Module, Checkpoint]:
     """Load a detector from an ultralytics `.pt` file: on the CPU, float32, eval mode, nothing in place.
 
     Args:
-        path: the file. Nothing is ever downloaded.
+        file: from `open_checkpoint`. Nothing is ever downloaded.
         allow_globals: see `detcam.checkpoints.read_checkpoint`.
         unsafe: let the file run whatever it likes.
 
@@ -65,8 +64,6 @@ def load_ultralytics(
         CheckpointError: the file cannot be read, or holds no usable detector.
     """
     _import_vendor()
-    file = open_checkpoint(path)
-    _refuse_original_yolov5(file)
     try:
         checkpoint = read_checkpoint(
             file,
@@ -78,7 +75,7 @@ def load_ultralytics(
     except UnsafeCheckpointError as error:
         raise _with_vendor_hint(error) from error
     model = _make_ready(_detector_in(checkpoint), checkpoint)
-    _check_weights_are_finite(model, file.path)
+    check_weights_are_finite(model, file.path)
     return model, checkpoint
 
 
@@ -90,20 +87,18 @@ def _import_vendor() -> Any:
         return ultralytics.nn.tasks
 
 
+def resolve(name: str) -> type | None:
+    """The class behind a dotted name in an ultralytics file, or None; imports the vendor's package."""
+    _import_vendor()
+    return _resolve(name)
+
+
 def _resolve(name: str) -> type | None:
     if name.startswith(_IGNORED_PACKAGES):
         return Ignored
     if name.startswith("ultralytics.") and name.endswith(".IterableSimpleNamespace"):
         return SimpleNamespace
     return imported_module_class(_RENAMED.get(name, name), "torch.nn.modules", *_MODEL_PACKAGES)
-
-
-def _refuse_original_yolov5(file: CheckpointFile) -> None:
-    if any(name.startswith("models.") for name in file.globals):
-        raise CheckpointError(
-            f"{file.path} is an original YOLOv5-repository checkpoint (or of its relatives YOLOv3, v7, v9), "
-            "not supported yet by this version. Use a model trained or exported with the ultralytics package"
-        )
 
 
 def _with_vendor_hint(error: UnsafeCheckpointError) -> UnsafeCheckpointError:
@@ -120,8 +115,9 @@ def _detector_in(checkpoint: Checkpoint) -> nn.Module:
     found = content
     if isinstance(content, dict):
         found = content["ema"] if content.get("ema") is not None else content.get("model")
-    if isinstance(found, nn.Module) and isinstance(found, _import_vendor().DetectionModel):
-        return found
+    vendor = _import_vendor()
+    if isinstance(found, vendor.DetectionModel | vendor.ClassificationModel):
+        return cast(nn.Module, found)
     for part in (found, content):
         if isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values()):
             found = part
@@ -147,7 +143,7 @@ def _make_ready(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     if not hasattr(model, "task"):
         details.task = _task_of(model)
     if not hasattr(model, "stride"):
-        details.stride = torch.tensor([32.0])  # RT-DETR, whose head has no stride of its own
+        details.stride = torch.tensor([32.0])  # RT-DETR and classifiers, whose heads have none of their own
     module: Any
     for module in model.modules():
         if hasattr(module, "inplace"):
@@ -166,12 +162,3 @@ def _arguments(own: object, content: object) -> dict[str, Any]:
     beside = content.get("train_args") if isinstance(content, dict) else None
     parts = [vars(part) if isinstance(part, SimpleNamespace) else part for part in (own, beside)]
     return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
-
-
-def _check_weights_are_finite(model: nn.Module, path: Path) -> None:
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{path} has NaN or infinite weights (first in {name!r}): the training diverged. "
-                "Take an earlier checkpoint, or train again with a lower learning rate or with amp=False"
-            )

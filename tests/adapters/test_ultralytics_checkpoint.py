@@ -16,7 +16,8 @@ from ultralytics import RTDETR, YOLO
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 
-from detcam.adapters.ultralytics_checkpoint import load_ultralytics
+from detcam.adapters import ultralytics_checkpoint
+from detcam.checkpoints import open_checkpoint
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 pytestmark = pytest.mark.compat
@@ -60,6 +61,10 @@ class Call:
 
     def __reduce__(self):
         return self.recipe
+
+
+def load_ultralytics(path, **options):
+    return ultralytics_checkpoint.load_ultralytics(open_checkpoint(path), **options)
 
 
 def build(family):
@@ -313,11 +318,6 @@ def test_unsafe_loading_gives_a_model_too(tiny, path, caplog):
 # --- files without a usable detector --------------------------------------------------------------
 
 
-def test_an_original_yolov5_checkpoint_is_told_apart(assets):
-    with pytest.raises(CheckpointError, match=r"original YOLOv5-repository checkpoint.*not supported yet"):
-        load_ultralytics(assets / "weights" / "yolov5n.pt")
-
-
 def test_weights_without_a_model_are_an_error(tiny, path):
     for content in (tiny.state_dict(), {"model": tiny.state_dict()}):
         torch.save(content, path)
@@ -351,7 +351,7 @@ def test_diverged_weights_are_an_error_that_names_the_first(tiny, path, value):
 
 def test_loading_prints_nothing_and_leaves_nothing_beside_the_file(tiny, path, tmp_path):
     save(tiny, path)
-    code = "import sys, detcam.adapters.ultralytics_checkpoint as u; u.load_ultralytics(sys.argv[1])"
+    code = "import sys, detcam; detcam.load(sys.argv[1])"
     import_path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "YOLO_CONFIG_DIR": str(tmp_path / "settings"), "PYTHONPATH": import_path}
     command = [sys.executable, "-c", code, str(path)]

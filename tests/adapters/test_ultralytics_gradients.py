@@ -57,7 +57,7 @@ def test_at_the_heads_input_a_logit_looks_at_the_cells_around_its_own(zoo, famil
     with capture(detector.model, modules(detector, "head")) as caught:
         (raw,) = detector.forward(tensor[None])
         for candidate, label in best_of_each_level(raw).values():
-            level, row, column = raw.locate(candidate)
+            level, row, column, _ = raw.locate(candidate)
             # Each level has its own towers, and each feeder was cut off from the others.
             found = {n: g for n, g in caught.gradients(raw.class_logits[candidate, label]).items() if g.any()}
             ((name, gradient),) = found.items()

@@ -3,13 +3,12 @@
 import copy
 
 import pytest
-import torch
 from torch import nn
-from vendor_zoo import FAMILIES, picture, release_name
+from vendor_zoo import FAMILIES, picture
 
 from detcam.adapters import UltralyticsDetector, wrap
 from detcam.cam.capture import capture
-from detcam.errors import CaptureError, UnsupportedModelError
+from detcam.errors import UnsupportedModelError
 
 V8 = ([4, 6, 9], [15, 18, 21])
 V11 = ([4, 6, 10], [16, 19, 22])
@@ -133,58 +132,10 @@ def test_four_channel_networks_are_measured_with_four_channels():
 # --- models that are turned away ----------------------------------------------------------------------
 
 
-def vendor_model(kind, recipe):
-    from ultralytics.nn import tasks
-
-    if not hasattr(tasks, kind):
-        pytest.skip(f"ultralytics {release_name()} has no {kind}")
-    try:
-        return getattr(tasks, kind)(recipe, verbose=False)
-    except FileNotFoundError:
-        pytest.skip(f"ultralytics {release_name()} has no {recipe}")
-
-
 def one_line(error):
     assert "\n" not in str(error.value)
     assert len(str(error.value)) > 20
     return str(error.value)
-
-
-@pytest.mark.compat
-@pytest.mark.parametrize(
-    ("kind", "recipe"),
-    [
-        ("ClassificationModel", "yolov8n-cls.yaml"),
-        ("RTDETRDetectionModel", "yolov8n-rtdetr.yaml"),
-        ("SemanticSegmentationModel", "yolo26n-sem.yaml"),
-        ("DepthModel", "yolo26n-depth.yaml"),
-    ],
-)
-def test_a_vendors_model_without_boxes_of_this_kind_is_no_detector(kind, recipe):
-    model = vendor_model(kind, recipe)
-    with pytest.raises(UnsupportedModelError) as error:
-        wrap(model)
-    assert type(model).__name__ in one_line(error)
-    with pytest.raises(UnsupportedModelError) as error:
-        UltralyticsDetector(model)
-    assert type(model).__name__ in one_line(error)
-
-
-@pytest.mark.compat
-@pytest.mark.parametrize(
-    ("kind", "recipe"),
-    [
-        ("WorldModel", "yolov8n-worldv2.yaml"),
-        ("YOLOEModel", "yoloe-11n.yaml"),
-        ("YOLOESegModel", "yoloe-11n-seg.yaml"),
-        ("YOLOEModel", "yoloe-26n.yaml"),
-    ],
-)
-def test_a_head_whose_classes_are_prompts_is_refused(kind, recipe):
-    model = vendor_model(kind, recipe).eval()
-    with pytest.raises((UnsupportedModelError, CaptureError)) as error, capture(model, {}):
-        wrap(model).forward(torch.zeros(1, 3, 64, 64))
-    assert "support" in one_line(error)
 
 
 @pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(), nn.Sequential(nn.Conv2d(3, 3, 1))])

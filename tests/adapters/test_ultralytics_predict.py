@@ -193,7 +193,7 @@ def test_a_candidates_cell_is_where_its_numbers_come_from(zoo, family, branch):
         assert level.stride * level.grid[1] == tensor.shape[2]
         for row, column in ((0, 0), (0, level.grid[1] - 1), (level.grid[0] - 1, 1), (1, 2)):
             candidate = first + row * level.grid[1] + column
-            assert raw.locate(candidate) == (level, row, column)
+            assert raw.locate(candidate) == (level, row, column, 0)
             logits = maps[f"cv3{index}"][0, :, row, column]
             assert torch.equal(raw.class_logits[candidate], logits)
             if raw.rotated_boxes is None:
