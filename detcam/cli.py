@@ -62,6 +62,14 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME",
             help="A class in the checkpoint that may be imported and run: lab.blocks.CBAM. Repeatable.",
         ),
+        click.option("--layout", metavar="NAME", help="Layout of the head's tensors; see docs/adapters.md."),
+        click.option("--arch", metavar="NAME", help="A torchvision builder: fasterrcnn_resnet50_fpn_v2."),
+        click.option("--anchors", metavar="PAIRS", help='In input pixels, level by level: "10,13 16,30 …".'),
+        click.option("--num-classes", type=int, metavar="N", help="To settle or check what the weights say."),
+        click.option(
+            "--names", metavar="FILE", help="Class names: .names, .txt, data.yaml, or cat,dog,bird."
+        ),
+        click.option("--cfg", metavar="PATH", help="Darknet's .cfg for its .weights."),
         click.option(
             "--branch",
             type=click.Choice(["one2many", "one2one"]),
@@ -85,9 +93,7 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--iou",
     type=_SHARE,
-    default=0.7,
-    show_default=True,
-    help="Overlap at which the weaker box of a class goes.",
+    help="Overlap at which the weaker box of a class goes; default: the model's own, 0.7 for ultralytics.",
 )
 @click.option(
     "--imgsz", type=_COUNT, metavar="PIXELS", help="Largest side of the input; default: as trained."
@@ -278,16 +284,44 @@ def methods(as_json: bool) -> None:
     _print_rows(rows, as_json=as_json)
 
 
-def _load(model: str, options: dict[str, Any]) -> Detector:
-    from detcam.adapters import load
+@cli.command(name="inspect", short_help="Say what a model file is, without running it.")
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def inspect_file(file: str, as_json: bool) -> None:
+    r"""Say what FILE is: family, classes, tensors, last convolutions, names that it would import, sha256.
 
-    return load(
-        model,
-        device=options["device"],
+    \b
+    Example:
+      detcam inspect best.pt
+
+    Nothing in the file runs. A pickle is listed instruction by instruction, and none is carried out.
+    """
+    from dataclasses import asdict
+
+    from detcam.adapters import inspect
+    from detcam.files import json_bytes
+
+    found = inspect(file)
+    if as_json:
+        click.echo(json_bytes(asdict(found), indent=1))
+    else:
+        click.echo("\n".join(found.lines()))
+
+
+def _load(model: str, options: dict[str, Any]) -> Detector:
+    from dataclasses import replace
+
+    from detcam.adapters import load
+    from detcam.adapters.options import load_options
+
+    typed = ("cfg", "names", "num_classes", "anchors", "arch", "layout")
+    wanted = replace(
+        load_options(**{name: options[name] for name in typed}),
         branch=options["branch"],
         allow_globals=options["allow_globals"],
         unsafe=options["unsafe_load"],
     )
+    return load(model, device=options["device"], **vars(wanted))
 
 
 def _print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby, islice
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from detcam.errors import CaptureError, InputError, NoGradientError, UnknownName
 from detcam.explanation import ExplainedLayer, Explanation, Question
 from detcam.geometry import Letterbox
 from detcam.images import Picture, as_picture
-from detcam.structures import Detections, RawPrediction
+from detcam.structures import Detections, LayerSet, RawPrediction
 from detcam.targets import UNITS, TargetFactory, class_id, target_for
 
 
@@ -30,7 +30,7 @@ class ExplainOptions:
 
     classes: tuple[int | str, ...] | None = None
     conf: float = 0.25
-    iou: float = 0.7
+    iou: float | None = None
     max_det: int = 300
     imgsz: int | tuple[int, int] | None = None
     max_boxes: int = 16
@@ -45,9 +45,9 @@ class ExplainOptions:
             raise UnknownNameError("gradient path", self.path, ("direct", "total"))
         for name in ("max_det", "max_boxes"):
             check_count(name, getattr(self, name))
-        for name in ("conf", "iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie in 0..1, got {getattr(self, name)}")
+        for name, value in (("conf", self.conf), ("iou", self.iou)):
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name} must lie in 0..1, got {value}")
         sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
         if self.imgsz is not None and (
             len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
@@ -79,7 +79,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     *,
     classes: int | str | Sequence[int | str] | None = None,
     conf: float = 0.25,
-    iou: float = 0.7,
+    iou: float | None = None,
     max_det: int = 300,
     imgsz: int | tuple[int, int] | None = None,
     max_boxes: int = 16,
@@ -97,7 +97,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         image: a path, PIL picture, numpy RGB array or tensor, or a list of these.
         classes: class ids or names to explain, or one of them; None for all.
         conf: lowest score, 0..1.
-        iou: overlap from which the weaker box of a class is suppressed, 0..1.
+        iou: overlap from which the weaker box of a class is suppressed, 0..1; None for what the detector's
+            own predict takes, 0.7 for ultralytics.
         max_det: detections kept per picture.
         imgsz: the input's largest side, or (H, W); None for the size the model was trained at.
         max_boxes: boxes explained per picture, best first.
@@ -211,6 +212,10 @@ def select_layers(detector: Detector, layers: str | Sequence[str]) -> dict[str, 
     """
     if isinstance(layers, str):
         members = [layer.name for layer in detector.layers() if layer.member_of == layers]
+        if not members and layers in get_args(LayerSet):
+            raise InputError(
+                f"this {detector.family} model has no layers in the set {layers!r}: name layers instead"
+            )
         names = members or [name.strip() for name in layers.split(",")]
     else:
         names = list(layers)
@@ -278,17 +283,18 @@ def _check_all_ran(names: Iterable[str], caught: Capture) -> None:
 def _subject(plan: Explainer, one: _Input, raw: RawPrediction) -> _Subject:
     found = plan.detector.detect(raw, one.geometry, plan.detect)
     chosen = found[: plan.options.max_boxes]
-    return _Subject(one, raw, len(found), chosen, raw.boxes(chosen.candidates).detach(), _cells(raw, chosen))
+    cells = _cells(raw, chosen, one.geometry.input_size)
+    return _Subject(one, raw, len(found), chosen, raw.boxes(chosen.candidates).detach(), cells)
 
 
-def _cells(raw: RawPrediction, chosen: Detections) -> Tensor:
+def _cells(raw: RawPrediction, chosen: Detections, input_size: tuple[int, int]) -> Tensor:
     """The cell that predicted each box, (M, 4) xyxy in network-input pixels."""
     cells = []
     for candidate in chosen.candidates.tolist():
-        level, row, column = raw.locate(candidate)
-        cells.append(
-            [column * level.stride, row * level.stride, (column + 1) * level.stride, (row + 1) * level.stride]
-        )
+        level, row, column, _ = raw.locate(candidate)
+        # Not the stride: a grid whose last cells stick out of the input is squeezed into it, as its map is.
+        height, width = input_size[0] / level.grid[0], input_size[1] / level.grid[1]
+        cells.append([column * width, row * height, (column + 1) * width, (row + 1) * height])
     return chosen.boxes.new_tensor(cells).reshape(-1, 4)
 
 
@@ -347,7 +353,8 @@ def _explained_layers(detector: Detector, caught: Capture, geometry: Letterbox) 
 
 def _level_name(stride: float) -> str:
     power = math.log2(stride)
-    return f"P{round(power)}" if power.is_integer() else f"stride-{stride:g}"
+    # Where the input is no multiple of the stride, a grid is rounded up or down.
+    return f"P{round(power)}" if abs(power - round(power)) < 0.25 else f"stride-{stride:g}"
 
 
 def _explanation(

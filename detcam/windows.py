@@ -54,13 +54,17 @@ def _input_side(detector: Detector, imgsz: int | None) -> int:
 
 
 def _middle_candidates(raw: RawPrediction) -> dict[str, int]:
-    """Level name -> the candidate of the cell in the middle of its grid."""
-    middle, offset = {}, 0
-    for level in raw.levels:
-        height, width = level.grid
-        middle[level.name] = offset + height // 2 * width + width // 2
-        offset += level.rows
-    return middle
+    """Level name -> the candidate of the cell in the middle of its grid, or the nearest that there is.
+
+    Levels without any candidate, as heads of regions have them, are left out.
+    """
+    nearest: dict[str, tuple[int, int]] = {}
+    for candidate in range(len(raw.class_logits)):
+        level, row, column, _ = raw.locate(candidate)
+        distance = abs(row - level.grid[0] // 2) + abs(column - level.grid[1] // 2)
+        if level.name not in nearest or distance < nearest[level.name][0]:
+            nearest[level.name] = distance, candidate
+    return {name: candidate for name, (_, candidate) in nearest.items()}
 
 
 def _extent(gradient: Tensor) -> tuple[int, int]:

@@ -176,7 +176,7 @@ def test_the_run_says_what_was_asked_of_which_model(here, detcam_):
     assert written["options"] == {
         "classes": ["dog"],
         "conf": 0.3,
-        "iou": 0.7,
+        "iou": None,
         "max_det": 300,
         "imgsz": None,
         "max_boxes": 16,
