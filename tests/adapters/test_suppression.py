@@ -177,6 +177,14 @@ def test_rotated_boxes_of_different_classes_do_not_suppress_each_other():
     assert kept(suppress(raw, DetectOptions())) == [(1, 1), (2, 1), (0, 0)]
 
 
+@pytest.mark.parametrize(("excess", "survivors"), [(0.0, 2), (1e-6, 1)])
+def test_rotated_boxes_that_overlap_just_as_much_as_allowed_both_stay(excess, survivors):
+    boxes = [[5, 5, 10, 4, 0.3], [6, 5, 10, 4, 0.3]]
+    just = float(prob_iou(torch.tensor(boxes[:1]), torch.tensor(boxes[1:])))
+    raw = raw_of([[0.9], [0.8]], [TEN, TEN], boxes)
+    assert len(suppress(raw, DetectOptions(iou=just - excess))[0]) == survivors
+
+
 def test_rotated_boxes_across_each_other_both_stay():
     across = [[5, 5, 20, 2, 0.0], [5, 5, 20, 2, math.pi / 2]]
     assert len(suppress(raw_of([[0.9], [0.8]], [TEN, TEN], across), DetectOptions())[0]) == 2

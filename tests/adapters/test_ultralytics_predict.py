@@ -1,5 +1,6 @@
 """The same boxes as the vendor's own predict, and each of them the very candidate it says it is."""
 
+import copy
 import math
 
 import pytest
@@ -121,6 +122,14 @@ def test_the_branch_is_the_models_own_unless_one_is_named(zoo):
     assert UltralyticsDetector(example.model).branch == own
     assert UltralyticsDetector(example.model, "one2one").branch == "one2one"
     assert UltralyticsDetector(example.model, "one2many").branch == "one2many"
+
+
+def test_the_branch_changes_with_the_head(zoo):
+    model = copy.deepcopy(zoo("yolov10n").model)
+    detector = UltralyticsDetector(model)
+    for end2end, branch in ((True, "one2one"), (False, "one2many")):
+        model.model[-1].end2end = end2end
+        assert detector.branch == branch
 
 
 @pytest.mark.compat

@@ -226,11 +226,7 @@ def _task(family: str) -> str:
 
 def _make_it_find_something(model: Any, imgsz: int) -> None:
     """Statistics, scales and biases as if trained: every tenth candidate of `picture()` passes 0.25."""
-    shrink = 320 // imgsz
-    pictures = np.stack([picture(seed=seed) for seed in range(4)])
-    pictures = pictures.reshape(4, 176 // shrink, shrink, 320 // shrink, shrink, 3).mean(axis=(2, 4))
-    pictures = np.pad(pictures, ((0, 0), (8 // shrink, 8 // shrink), (0, 0), (0, 0)), constant_values=114)
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    batch = _inputs(imgsz)
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -243,27 +239,43 @@ def _make_it_find_something(model: Any, imgsz: int) -> None:
             model(batch)
         model.eval().half().float()  # as it will be saved
         head = model.model[-1]
-        for prefix in ("", "one2one_"):
-            for name, spread in {"cv2": 0.5, "cv3": 2.5 if prefix else 2.0, "cv4": 0.3}.items():
-                tower = getattr(head, prefix + name, None)
-                if tower is not None and (name != "cv4" or model.task == "obb"):
-                    _spread_out(model, batch, list(tower), spread)
-            classes = getattr(head, f"{prefix}cv3", None)
-            if classes is not None:
-                best = torch.cat([m.amax(dim=1).flatten() for m in _outputs(model, batch[:1], list(classes))])
-                for level in classes:
-                    level[-1].bias += QUARTER - best.quantile(0.85 if prefix else 0.9)
-            for level in (getattr(head, f"{prefix}cv4", None) or ()) if model.task == "segment" else ():
-                # Masks that cover everything: predict drops a box whose mask is empty.
-                level[-1].weight.zero_()
-                level[-1].bias.fill_(1.0)
-            for level in getattr(head, f"{prefix}cv2", None) or ():
-                # About two cells from the centre to each edge.
-                bins = torch.arange(head.reg_max).repeat(4)
-                level[-1].bias.copy_(2.0 if head.reg_max == 1 else level[-1].bias - 0.5 * bins)
+        _adjust_towers(model, batch, head.cv2, head.cv3, getattr(head, "cv4", None), share=0.1)
+        if hasattr(head, "one2one_cv2"):
+            extra = getattr(head, "one2one_cv4", None)
+            _adjust_towers(model, batch, head.one2one_cv2, head.one2one_cv3, extra, share=0.15)
 
 
-def _spread_out(model: Any, batch: torch.Tensor, tower: list[Any], spread: float) -> None:
+def _inputs(imgsz: int) -> torch.Tensor:
+    """Four pictures, `picture()` first, as the letterbox prepares them."""
+    shrink = 320 // imgsz
+    pictures = np.stack([picture(seed=seed) for seed in range(4)])
+    pictures = pictures.reshape(4, 176 // shrink, shrink, 320 // shrink, shrink, 3).mean(axis=(2, 4))
+    pictures = np.pad(pictures, ((0, 0), (8 // shrink, 8 // shrink), (0, 0), (0, 0)), constant_values=114)
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def _adjust_towers(
+    model: Any, batch: torch.Tensor, boxes: Any, classes: Any, extra: Any, share: float
+) -> None:
+    """Boxes of a few cells, scores of which `share` pass the threshold, small angles, full masks."""
+    _spread_out(model, batch, boxes, 0.5)
+    for level in boxes:  # about two cells from the centre to each edge
+        bins = level[-1].out_channels // 4
+        fewer = level[-1].bias - 0.5 * torch.arange(bins).repeat(4)
+        level[-1].bias.copy_(fewer if bins > 1 else torch.tensor(2.0))
+    _spread_out(model, batch, classes, 20 * share)
+    best = torch.cat([m.amax(dim=1).flatten() for m in _outputs(model, batch[:1], classes)])
+    for level in classes:
+        level[-1].bias += QUARTER - best.quantile(1 - share)
+    if model.task == "obb":
+        _spread_out(model, batch, extra, 0.3)
+    if model.task == "segment":  # predict drops a box whose mask is empty: masks that cover everything
+        for level in extra:
+            level[-1].weight.zero_()
+            level[-1].bias.fill_(1.0)
+
+
+def _spread_out(model: Any, batch: torch.Tensor, tower: Any, spread: float) -> None:
     """Every channel of every level gives values around 0, of the same spread."""
     for level, values in zip(tower, _outputs(model, batch, tower), strict=True):
         factor = spread / values.std(dim=(0, 2, 3))
@@ -271,7 +283,7 @@ def _spread_out(model: Any, batch: torch.Tensor, tower: list[Any], spread: float
         level[-1].bias.sub_(values.mean(dim=(0, 2, 3))).mul_(factor)
 
 
-def _outputs(model: Any, batch: torch.Tensor, tower: list[Any]) -> list[torch.Tensor]:
+def _outputs(model: Any, batch: torch.Tensor, tower: Any) -> list[torch.Tensor]:
     """What a head's last convolutions give, level by level."""
     seen: list[torch.Tensor] = []
     handles = [level.register_forward_hook(lambda _m, _i, output: seen.append(output)) for level in tower]
