@@ -7,6 +7,8 @@ be explained. The vendor's own loading is not used: it runs the file and install
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -23,7 +25,10 @@ from detcam.checkpoints import (
     imported_module_class,
     read_checkpoint,
 )
+from detcam.checkpoints.files import printable
 from detcam.errors import CheckpointError, UnsafeCheckpointError
+
+logger = logging.getLogger(__name__)
 
 _MODEL_PACKAGES = ("ultralytics.nn.tasks", "ultralytics.nn.modules")
 
@@ -76,7 +81,30 @@ def load_ultralytics(
         raise _with_vendor_hint(error) from error
     model = _make_ready(_detector_in(checkpoint), checkpoint)
     check_weights_are_finite(model, file.path)
+    _warn_if_newer(checkpoint)
     return model, checkpoint
+
+
+def _warn_if_newer(checkpoint: Checkpoint) -> None:
+    """Say so if a later release saved the file: layers of one name may compute something else by then.
+
+    YOLO26 in ultralytics 8.3.0, for one, loads without an error and finds the wrong boxes.
+    """
+    import ultralytics
+
+    content = checkpoint.content
+    saved = content.get("version") if isinstance(content, dict) else None
+    if isinstance(saved, str) and _release(saved) > _release(ultralytics.__version__):
+        logger.warning(
+            "%s was saved by ultralytics %s, installed is %s: its boxes may be wrong, so update ultralytics",
+            checkpoint.path,
+            printable(saved),
+            ultralytics.__version__,
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall("[0-9]+", version)[:3])
 
 
 def _import_vendor() -> Any:

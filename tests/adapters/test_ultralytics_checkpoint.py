@@ -318,6 +318,17 @@ def test_unsafe_loading_gives_a_model_too(tiny, path, caplog):
 # --- files without a usable detector --------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("saved", "is_newer"),
+    [("99.0.0", True), ("8.0.100", False), (ultralytics.__version__, False), (None, False)],
+)
+def test_a_file_of_a_newer_release_is_read_with_a_warning(tiny, path, caplog, saved, is_newer):
+    load_ultralytics(save(tiny, path, version=saved))
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("detcam")]
+    assert len(said) == is_newer
+    assert all("saved by ultralytics 99.0.0" in line and "update ultralytics" in line for line in said)
+
+
 def test_weights_without_a_model_are_an_error(tiny, path):
     for content in (tiny.state_dict(), {"model": tiny.state_dict()}):
         torch.save(content, path)
