@@ -96,7 +96,7 @@ def write_manifest(
                 "family": detector.family,
                 "classes": {str(index): name for index, name in detector.class_names.items()},
             },
-            "device": str(device_of(detector)),
+            "device": str(device_of(detector.model)),
             "seed": None,
             "layers": list(explainer.modules),
             "options": asdict(options),

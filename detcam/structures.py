@@ -17,12 +17,17 @@ from detcam.errors import ShapeError
 from detcam.scoring import SIGMOID, Scoring
 
 
+def level_name(stride: int) -> str:
+    """`P` and the binary logarithm of a stride, such as "P3"; "stride-100" where that is no whole number."""
+    return f"stride-{stride}" if stride & (stride - 1) else f"P{stride.bit_length() - 1}"
+
+
 @dataclass(frozen=True)
 class Level:
     """One receptive-field level of a detection head.
 
     Attributes:
-        name: `P` and the binary logarithm of the stride, such as "P3".
+        name: as `level_name` gives it, such as "P3".
         stride: network-input pixels per cell.
         grid: (h, w) cells.
         anchors: candidates per cell.
@@ -65,10 +70,8 @@ class Layer:
 
     @property
     def level(self) -> str | None:
-        """`P` and the binary logarithm of the stride, or None where that is no whole number."""
-        if not self.stride or self.stride & (self.stride - 1):
-            return None
-        return f"P{self.stride.bit_length() - 1}"
+        """Name of the level of this stride, or None where the output is no feature map."""
+        return level_name(self.stride) if self.stride else None
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,19 @@ class RawPrediction:
                 return _locate(level, offset, self.row_order)
             offset -= level.rows
         raise IndexError(f"candidate {candidate} of {len(self.class_logits)}")
+
+    def central_candidates(self) -> dict[str, int]:
+        """Level name -> the candidate of the cell in the middle of its grid, or the nearest that there is.
+
+        Levels without any candidate, as heads of regions have them, are left out.
+        """
+        nearest: dict[str, tuple[int, int]] = {}
+        for candidate in range(len(self.class_logits)):
+            level, row, column, _ = self.locate(candidate)
+            distance = abs(row - level.grid[0] // 2) + abs(column - level.grid[1] // 2)
+            if level.name not in nearest or distance < nearest[level.name][0]:
+                nearest[level.name] = distance, candidate
+        return {name: candidate for name, (_, candidate) in nearest.items()}
 
 
 def _locate(level: Level, offset: int, order: RowOrder) -> Location:

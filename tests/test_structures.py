@@ -5,7 +5,7 @@ import torch
 
 from detcam.errors import ShapeError
 from detcam.scoring import ObjectTimesClass
-from detcam.structures import Detections, Layer, Level, RawPrediction
+from detcam.structures import Detections, Layer, Level, Location, RawPrediction
 
 LEVELS = (Level("P3", 8, (2, 3)), Level("P4", 16, (1, 2)))
 
@@ -38,6 +38,18 @@ def test_a_candidate_that_does_not_exist_has_no_place(candidate):
         raw().locate(candidate)
 
 
+def test_central_candidates_are_those_of_the_middle_cells():
+    assert raw().central_candidates() == {"P3": 4, "P4": 7}
+
+
+def test_central_candidates_of_a_head_without_a_grid_are_the_nearest_ones():
+    cells = [(0, 0), (1, 0), (1, 2)]  # of a grid whose middle is row 1, column 1
+    located = RawPrediction(
+        torch.zeros(3, 2), LEVELS, lambda i: i, located=lambda i: Location(LEVELS[0], *cells[i])
+    )
+    assert located.central_candidates() == {"P3": 1}
+
+
 def test_scores_are_probabilities_of_the_class():
     logits = torch.tensor([[0.0, 2.0]]).repeat(8, 1)
     expected = [0.5, 0.8807970]  # 1 / (1 + e⁰), 1 / (1 + e⁻²)
@@ -67,9 +79,9 @@ def test_one_objectness_a_cell_is_wanted(objectness):
 
 
 @pytest.mark.parametrize(
-    ("stride", "level"), [(1, "P0"), (8, "P3"), (64, "P6"), (12, None), (0, None), (None, None)]
+    ("stride", "level"), [(1, "P0"), (8, "P3"), (64, "P6"), (100, "stride-100"), (None, None)]
 )
-def test_a_layers_level_is_the_logarithm_of_its_stride(stride, level):
+def test_a_layers_level_is_named_after_its_stride(stride, level):
     assert Layer("model.4", "C2f", stride, 64, "backbone").level == level
 
 

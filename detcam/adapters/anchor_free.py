@@ -6,7 +6,6 @@ objectness. What differs is data: which modules give them, and how boxes are mad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detcam.adapters.base import DetectOptions
+from detcam.adapters.base import DetectOptions, device_of
 from detcam.adapters.decoding import boxes_around, cell_centres, expected_distances
 from detcam.adapters.preparation import Preparation
 from detcam.adapters.stages import LayerTable
-from detcam.adapters.suppression import best_score
+from detcam.adapters.suppression import Chosen, upright_detections
 from detcam.cam.capture import observe
 from detcam.errors import CaptureError
 from detcam.geometry import Letterbox
 from detcam.scoring import SIGMOID, Scoring
-from detcam.structures import Detections, Layer, Level, Origin, RawPrediction
+from detcam.structures import Detections, Layer, Level, Origin, RawPrediction, level_name
 
-Suppression = Callable[[RawPrediction, DetectOptions], tuple[Tensor, Tensor, Tensor]]
-"""Which candidates become detections: candidates, scores and labels, each (M,), best score first."""
+Suppression = Callable[[RawPrediction, DetectOptions], Chosen]
+"""Which candidates become detections."""
 
 
 class BoxDecoding(Protocol):
@@ -122,7 +121,7 @@ class AnchorFreeDetector:
 
     def prepare(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> tuple[Tensor, Letterbox]:
         """The network's input (3, H, W) of a picture (H, W, 3) uint8 RGB, as the vendor prepares it."""
-        return self.preparation(pixels, self.imgsz if imgsz is None else imgsz, self._device)
+        return self.preparation(pixels, self.imgsz if imgsz is None else imgsz, device_of(self.model))
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
         """One `RawPrediction` per picture of (B, 3, H, W).
@@ -141,7 +140,7 @@ class AnchorFreeDetector:
         self._check_classes(maps)
         rows = {what: _rows([level[what] for level in maps]) for what in self.heads[0].outputs}
         levels = tuple(
-            Level(f"P{int(math.log2(head.stride))}", head.stride, (m.shape[2], m.shape[3]))
+            Level(level_name(head.stride), head.stride, (m.shape[2], m.shape[3]))
             for head, m in zip(self.heads, (level["classes"] for level in maps), strict=True)
         )
         return [
@@ -150,10 +149,7 @@ class AnchorFreeDetector:
 
     def detect(self, raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
         """The detections the vendor's own predict shows, best first."""
-        candidates, scores, labels = self.select(raw, options)
-        with torch.no_grad():
-            boxes = geometry.boxes_to_image(raw.boxes(candidates))
-        return Detections(boxes, scores, labels, candidates, best_score=best_score(raw, options))
+        return upright_detections(raw, self.select(raw, options), geometry, options)
 
     def layers(self) -> Sequence[Layer]:
         """Every layer of `table`; strides and channels come of a small forward pass, made once."""
@@ -165,11 +161,7 @@ class AnchorFreeDetector:
 
     def _run_blank(self, side: int) -> None:
         with self.guard():
-            self.model(torch.zeros(1, 3, side, side, device=self._device))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+            self.model(torch.zeros(1, 3, side, side, device=device_of(self.model)))
 
     def _check_classes(self, maps: Sequence[Mapping[str, Tensor]]) -> None:
         for head, level in zip(self.heads, maps, strict=True):

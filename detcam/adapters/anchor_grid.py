@@ -6,7 +6,6 @@ objectness and K classes. What differs is data: where the maps are, the anchors,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -18,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detcam.adapters.base import DetectOptions
+from detcam.adapters.base import DetectOptions, device_of
 from detcam.adapters.preparation import Preparation
 from detcam.adapters.stages import LayerTable
-from detcam.adapters.suppression import best_score, suppress
+from detcam.adapters.suppression import suppress, upright_detections
 from detcam.cam.capture import observe
 from detcam.errors import CaptureError
 from detcam.geometry import Letterbox
 from detcam.scoring import Scoring
-from detcam.structures import Detections, Layer, Level, Origin, RawPrediction
+from detcam.structures import Detections, Layer, Level, Origin, RawPrediction, level_name
 
 _EDGES, _OBJECTNESS, _FIRST_CLASS = slice(0, 4), 4, 5
 
@@ -96,7 +95,7 @@ class AnchorGridDetector:
 
     def prepare(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> tuple[Tensor, Letterbox]:
         """The network's input (3, H, W) of a picture (H, W, 3) uint8 RGB, as the vendor prepares it."""
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         return self.preparation(pixels, self.imgsz if imgsz is None else imgsz, device)
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
@@ -110,7 +109,7 @@ class AnchorGridDetector:
             self.model(batch)
         maps = [self._checked(head, seen.get(head.layer)) for head in self.heads]
         levels = tuple(
-            Level(f"P{int(math.log2(head.stride))}", head.stride, (m.shape[2], m.shape[3]), len(head.anchors))
+            Level(level_name(head.stride), head.stride, (m.shape[2], m.shape[3]), len(head.anchors))
             for head, m in zip(self.heads, maps, strict=True)
         )
         rows = [_rows(m, level.anchors) for m, level in zip(maps, levels, strict=True)]
@@ -118,10 +117,7 @@ class AnchorGridDetector:
 
     def detect(self, raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
         """The detections the vendor's own predict shows, best first."""
-        candidates, scores, labels = suppress(raw, options, self.own_iou)
-        with torch.no_grad():
-            boxes = geometry.boxes_to_image(raw.boxes(candidates))
-        return Detections(boxes, scores, labels, candidates, best_score=best_score(raw, options))
+        return upright_detections(raw, suppress(raw, options, self.own_iou), geometry, options)
 
     def layers(self) -> Sequence[Layer]:
         """Every layer of the table; strides and channels come of a small forward pass, made once."""
@@ -133,7 +129,7 @@ class AnchorGridDetector:
 
     def _run_blank(self, side: int) -> None:
         with self.guard():
-            self.model(torch.zeros(1, 3, side, side, device=next(self.model.parameters()).device))
+            self.model(torch.zeros(1, 3, side, side, device=device_of(self.model)))
 
     def _checked(self, head: AnchorHead, found: object) -> Tensor:
         channels = len(head.anchors) * (_FIRST_CLASS + len(self.class_names) + head.extra)

@@ -128,6 +128,6 @@ class Family:
     resolve: Callable[[str], type | None] | None = None
 
 
-def device_of(detector: Detector) -> torch.device:
-    """Where the network's weights are."""
-    return next(detector.model.parameters()).device
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(model.parameters()).device

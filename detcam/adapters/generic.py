@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detcam.adapters.base import DetectOptions, LoadOptions
+from detcam.adapters.base import DetectOptions, LoadOptions, device_of
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.head_rows import level_at
 from detcam.adapters.heads import GenericOptions, Head, HeadOutput, Prepare, is_head
 from detcam.adapters.layer_table import LayerRules, layer_table
 from detcam.adapters.layouts import MOST_ANCHORS
 from detcam.adapters.preparation import LetterboxedRectangle
-from detcam.adapters.suppression import best_score, suppress
+from detcam.adapters.suppression import suppress, upright_detections
 from detcam.adapters.tensor_head import TensorOptions, tensor_head
 from detcam.cam.capture import borrowed
 from detcam.errors import CaptureError, InputError, ShapeError
@@ -62,13 +62,13 @@ class GenericDetector:
         imgsz = self.imgsz if imgsz is None else imgsz
         own: Prepare | None = getattr(self._head, "prepare", None)
         if own is None:
-            return LetterboxedRectangle(math.lcm(*self.strides))(pixels, imgsz, self._device)
+            return LetterboxedRectangle(math.lcm(*self.strides))(pixels, imgsz, device_of(self.model))
         tensor, geometry = own(pixels, imgsz)
         if tuple(tensor.shape[1:]) != geometry.input_size:
             raise ShapeError(
                 f"prepare gave {tuple(tensor.shape)} for an input of {geometry.input_size} pixels"
             )
-        return tensor.to(self._device).float(), geometry
+        return tensor.to(device_of(self.model)).float(), geometry
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
         """One `RawPrediction` per picture of (B, 3, H, W).
@@ -87,10 +87,7 @@ class GenericDetector:
 
     def detect(self, raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
         """Thresholded and suppressed within each class, best first."""
-        candidates, scores, labels = suppress(raw, options, self._options.iou)
-        with torch.no_grad():
-            boxes = geometry.boxes_to_image(raw.boxes(candidates))
-        return Detections(boxes, scores, labels, candidates, best_score=best_score(raw, options))
+        return upright_detections(raw, suppress(raw, options, self._options.iou), geometry, options)
 
     def layers(self) -> Sequence[Layer]:
         """The head's own `layers()`, or those that a blank forward pass shows."""
@@ -105,10 +102,6 @@ class GenericDetector:
         return layer_table(self.model, rules, max(self._blank_size), self._run_blank)
 
     @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
     def _blank_size(self) -> tuple[int, int]:
         coarsest = math.lcm(*self.strides)
         side = max(math.ceil(self.imgsz / coarsest), 1) * coarsest
@@ -117,13 +110,13 @@ class GenericDetector:
     def _blank(self) -> HeadOutput:
         """A first pass on grey: what the head gives is known before there is a picture."""
         with borrowed(self.model), torch.no_grad():
-            batch = torch.full((1, 3, *self._blank_size), 0.5, device=self._device)
+            batch = torch.full((1, 3, *self._blank_size), 0.5, device=device_of(self.model))
             output = self._checked(batch)
             self._levels(output, batch)
         return output
 
     def _run_blank(self) -> None:
-        self._head.forward(torch.full((1, 3, *self._blank_size), 0.5, device=self._device))
+        self._head.forward(torch.full((1, 3, *self._blank_size), 0.5, device=device_of(self.model)))
 
     def _checked(self, batch: Tensor) -> HeadOutput:
         output = self._head.forward(batch)

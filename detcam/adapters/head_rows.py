@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from detcam.adapters.layouts import Layout, grid_of, shapes_text
 from detcam.errors import InputError, ShapeError
-from detcam.structures import Level
+from detcam.structures import Level, level_name
 
 
 class HeadRows(NamedTuple):
@@ -104,6 +103,4 @@ def _check_rows(
 
 def level_at(stride: int, input_size: tuple[int, int], anchors: int) -> Level:
     """The level of a stride on an input of (H, W)."""
-    power = math.log2(stride)
-    name = f"P{int(power)}" if power.is_integer() else f"stride-{stride}"
-    return Level(name, stride, grid_of(input_size, stride), anchors)
+    return Level(level_name(stride), stride, grid_of(input_size, stride), anchors)

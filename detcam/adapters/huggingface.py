@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
-from detcam.adapters.base import DetectOptions, LoadOptions
+from detcam.adapters.base import DetectOptions, LoadOptions, device_of
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.preparation import rounded_up
 from detcam.adapters.queries import (
@@ -24,16 +24,25 @@ from detcam.adapters.queries import (
     cell_at,
     cell_under,
     check_queries,
+    query_class_detections,
+    query_detections,
     selected_cells,
-    unclipped_boxes,
 )
 from detcam.adapters.stages import with_sets
-from detcam.adapters.suppression import best_pair_score, best_score, take_each, take_pairs
 from detcam.cam.capture import borrowed, observe
 from detcam.errors import UnsupportedModelError
 from detcam.geometry import Letterbox
 from detcam.scoring import SIGMOID, Scoring, Softmax
-from detcam.structures import Detections, Layer, LayerSet, Level, Location, Origin, RawPrediction
+from detcam.structures import (
+    Detections,
+    Layer,
+    LayerSet,
+    Level,
+    Location,
+    Origin,
+    RawPrediction,
+    level_name,
+)
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORTEST, _LONGEST = 800, 1333
@@ -117,7 +126,7 @@ class HuggingFaceDetector:
         picture = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
         if geometry.resized != geometry.image_size:
             picture = resize(picture, list(geometry.resized), antialias=True)
-        tensor = picture.to(next(self.model.parameters()).device).float()
+        tensor = picture.to(device_of(self.model)).float()
         if not self._kind.is_normalised:
             return tensor * (1 / 255), geometry
         mean, std = (
@@ -140,7 +149,7 @@ class HuggingFaceDetector:
         logits, shares = output.logits, output.pred_boxes
         check_queries(logits, shares, self._columns)
         levels = tuple(
-            Level(f"P{int(math.log2(stride))}", stride, (seen[name].shape[2], seen[name].shape[3]))
+            Level(level_name(stride), stride, (seen[name].shape[2], seen[name].shape[3]))
             for stride, name in zip(self.strides, self._feeders, strict=True)
         )
         cells = None if selector is None else selected_cells(seen["selector"], logits.shape[1])
@@ -153,14 +162,8 @@ class HuggingFaceDetector:
     def detect(self, raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
         """The detections of the image processor's `post_process_object_detection`, best first."""
         if self._kind.scoring == SIGMOID:
-            candidates, scores, labels = take_pairs(raw, options, most=len(raw.class_logits))
-            best = best_pair_score(raw, options)
-        else:
-            candidates, scores, labels = take_each(raw, options)
-            best = best_score(raw, options)
-        with torch.no_grad():
-            boxes = unclipped_boxes(raw.boxes(candidates), geometry)
-        return Detections(boxes, scores, labels, candidates, best_score=best)
+            return query_class_detections(raw, geometry, options)
+        return query_detections(raw, geometry, options)
 
     def layers(self) -> Sequence[Layer]:
         """The outermost modules that give a feature map, in the order in which they finish.
@@ -204,7 +207,7 @@ class HuggingFaceDetector:
         modules = {name: module for name, module in self.model.named_modules() if name}
         # RT-DETR needs a cell for each query, of strides 8 and up.
         side = 32 * max(4, math.ceil(math.sqrt(getattr(self.model.config, "num_queries", 0)) / 5))
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         with borrowed(self.model), torch.enable_grad(), observe(modules) as seen:
             blank = torch.zeros(1, 3, side, 2 * side, device=device, requires_grad=True)
             output = self.model(pixel_values=blank, return_dict=True)

@@ -1,4 +1,4 @@
-"""What detectors with queries share: their boxes, and the cells that queries stand for."""
+"""What detectors with queries share: their boxes, their choice, and the cells that they stand for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detcam.adapters.base import DetectOptions
+from detcam.adapters.suppression import Chosen, best_pair_score, best_score, take_each, take_pairs
 from detcam.errors import CaptureError
 from detcam.geometry import Letterbox
-from detcam.structures import Level, Location
+from detcam.structures import Detections, Level, Location, RawPrediction
 
 
 def boxes_from_shares(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -20,9 +22,24 @@ def boxes_from_shares(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (corners * boxes.new_tensor([width, height])).reshape(-1, 4)
 
 
-def unclipped_boxes(boxes: Tensor, geometry: Letterbox) -> Tensor:
-    """Boxes (n, 4) xyxy in input pixels -> picture pixels; as with the vendors, also beyond the edge."""
-    return geometry.points_to_image(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+@torch.no_grad()
+def query_detections(raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
+    """Every query under its best class."""
+    return _detections(raw, take_each(raw, options), geometry, best_score(raw, options))
+
+
+@torch.no_grad()
+def query_class_detections(raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
+    """As many of the best pairs of a query and a class as there are queries."""
+    chosen = take_pairs(raw, options, most=len(raw.class_logits))
+    return _detections(raw, chosen, geometry, best_pair_score(raw, options))
+
+
+def _detections(raw: RawPrediction, chosen: Chosen, geometry: Letterbox, best: float) -> Detections:
+    candidates, scores, labels = chosen
+    # Not clipped: as with the vendors, boxes may reach beyond the picture.
+    corners = geometry.points_to_image(raw.boxes(candidates).reshape(-1, 2, 2))
+    return Detections(corners.reshape(-1, 4), scores, labels, candidates, best_score=best)
 
 
 def selected_cells(scores: Tensor, queries: int) -> Tensor:

@@ -10,14 +10,18 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from detcam.adapters.base import DetectOptions
-from detcam.structures import RawPrediction
+from detcam.geometry import Letterbox
+from detcam.structures import Detections, RawPrediction
+
+Chosen = tuple[Tensor, Tensor, Tensor]
+"""Candidates (M,) int64, scores (M,) and labels (M,) int64, best score first."""
 
 _MOST_CANDIDATES = 30_000
 _CLASS_OFFSET = 7680.0  # pixels between the planes of two classes
 
 
 @torch.no_grad()
-def suppress(raw: RawPrediction, options: DetectOptions, own_iou: float) -> tuple[Tensor, Tensor, Tensor]:
+def suppress(raw: RawPrediction, options: DetectOptions, own_iou: float) -> Chosen:
     """Best class of each candidate, thresholded, then non-maximum suppression within each class.
 
     Classes are kept apart as predict does it, by a distance: at class 61 it rounds boxes to 1/32 pixel, and
@@ -27,9 +31,6 @@ def suppress(raw: RawPrediction, options: DetectOptions, own_iou: float) -> tupl
         raw: the candidates.
         options: which to keep.
         own_iou: the detector's own overlap threshold, where the options leave it open.
-
-    Returns:
-        Candidates (M,) int64, scores (M,) and labels (M,) int64, best score first.
     """
     candidates, scores, labels = _ranked(raw, options)
     iou = own_iou if options.iou is None else options.iou
@@ -44,9 +45,7 @@ def suppress(raw: RawPrediction, options: DetectOptions, own_iou: float) -> tupl
 
 
 @torch.no_grad()
-def suppress_across_classes(
-    raw: RawPrediction, options: DetectOptions, own_iou: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def suppress_across_classes(raw: RawPrediction, options: DetectOptions, own_iou: float) -> Chosen:
     """As `suppress`, but a box gives way to any better one, of whatever class."""
     candidates, scores, labels = _ranked(raw, options)
     iou = own_iou if options.iou is None else options.iou
@@ -55,14 +54,11 @@ def suppress_across_classes(
 
 
 @torch.no_grad()
-def take_best(raw: RawPrediction, options: DetectOptions, most: int = 300) -> tuple[Tensor, Tensor, Tensor]:
+def take_best(raw: RawPrediction, options: DetectOptions, most: int = 300) -> Chosen:
     """The best (candidate, class) pairs of an end-to-end head, which needs no suppression.
 
     As such heads are trained and shipped: the `most` candidates with the best class, of those the `most`
     best pairs, then threshold and class filter. One candidate may appear under several classes.
-
-    Returns:
-        As `suppress`.
     """
     scores = raw.scores()
     most = max(most, options.max_det)
@@ -74,14 +70,11 @@ def take_best(raw: RawPrediction, options: DetectOptions, most: int = 300) -> tu
 
 
 @torch.no_grad()
-def take_each(raw: RawPrediction, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
+def take_each(raw: RawPrediction, options: DetectOptions) -> Chosen:
     """Every candidate under its best class, thresholded: heads trained to give each object one candidate.
 
     Carion et al. 2020, DETR, arXiv:2005.12872, sec. 3.1: the matching in training takes the place of
     suppression.
-
-    Returns:
-        As `suppress`.
     """
     candidates, scores, labels = _ranked(raw, options)
     kept = slice(options.max_det)
@@ -89,19 +82,26 @@ def take_each(raw: RawPrediction, options: DetectOptions) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def take_pairs(raw: RawPrediction, options: DetectOptions, most: int) -> tuple[Tensor, Tensor, Tensor]:
+def take_pairs(raw: RawPrediction, options: DetectOptions, most: int) -> Chosen:
     """The `most` best (candidate, class) pairs of all, then threshold and class filter.
 
     Unlike `take_best`, without choosing candidates by their best class before.
-
-    Returns:
-        As `suppress`.
     """
     scores = raw.scores()
     values, pairs = scores.flatten().topk(min(most, scores.numel()))
     candidates, labels = pairs // scores.shape[1], pairs % scores.shape[1]
     kept = (_wanted(labels, options) & (values > options.conf)).nonzero().flatten()[: options.max_det]
     return candidates[kept], values[kept], labels[kept]
+
+
+@torch.no_grad()
+def upright_detections(
+    raw: RawPrediction, chosen: Chosen, geometry: Letterbox, options: DetectOptions
+) -> Detections:
+    """The chosen candidates as detections, their boxes clipped to the picture."""
+    candidates, scores, labels = chosen
+    boxes = geometry.boxes_to_image(raw.boxes(candidates))
+    return Detections(boxes, scores, labels, candidates, best_score=best_score(raw, options))
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def prob_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return 1 - (1 - (-bhattacharyya).exp() + eps).sqrt()
 
 
-def _covariance(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _covariance(boxes: Tensor) -> Chosen:
     """Variances along x and y and the covariance, each (n,)."""
     along, across = (boxes[:, 2:4].square() / 12).unbind(1)
     cos, sin = boxes[:, 4].cos(), boxes[:, 4].sin()
@@ -163,7 +163,7 @@ def _rotated_nms(boxes: Tensor, iou: float) -> Tensor:
     return (overlaps <= iou).all(dim=0).nonzero().flatten()
 
 
-def _ranked(raw: RawPrediction, options: DetectOptions) -> tuple[Tensor, Tensor, Tensor]:
+def _ranked(raw: RawPrediction, options: DetectOptions) -> Chosen:
     """Candidates whose best class is wanted and scores high enough, with score and label, best first."""
     scores, labels = raw.scores().max(dim=1)
     candidates = (_wanted(labels, options) & (scores > options.conf)).nonzero().flatten()

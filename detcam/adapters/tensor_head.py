@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from detcam.adapters.base import device_of
 from detcam.adapters.class_count import infer
 from detcam.adapters.decoding import (
     boxes_around,
@@ -213,7 +214,7 @@ def tensor_head(
     multiple = math.lcm(*(options.strides or (1,)))
     side = max(math.ceil(about.imgsz / multiple), 1) * multiple
     with borrowed(model), torch.no_grad():
-        tensors = read(torch.full((1, 3, side, side), 0.5, device=next(model.parameters()).device))
+        tensors = read(torch.full((1, 3, side, side), 0.5, device=device_of(model)))
     layout = infer(_facts(model, tensors, options, about, side))
     rows = split(tensors, layout, (side, side))
     return TensorHead(read, layout, _completed(options, layout, rows)), about

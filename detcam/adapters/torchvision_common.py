@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from detcam.adapters.base import DetectOptions, LoadOptions
+from detcam.adapters.base import DetectOptions, LoadOptions, device_of
 from detcam.adapters.stages import with_sets
 from detcam.adapters.suppression import Pairs, pairs_above
 from detcam.adapters.torchvision_stages import FeatureMap, probe_backbone
@@ -93,7 +93,7 @@ class TorchvisionDetector(ABC):
         """
         transform = self.model.transform
         geometry = fit_transform(pixels.shape[:2], transform, imgsz)
-        picture = torch.from_numpy(np.ascontiguousarray(pixels)).to(next(self.model.parameters()).device)
+        picture = torch.from_numpy(np.ascontiguousarray(pixels)).to(device_of(self.model))
         picture = transform.normalize(picture.permute(2, 0, 1).float() / 255)
         resized = F.interpolate(picture[None], size=geometry.resized, mode="bilinear", align_corners=False)
         return resized[0], geometry

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detcam.adapters.base import device_of
 from detcam.cam.capture import borrowed, observe
-from detcam.structures import Layer, LayerSet
+from detcam.structures import Layer, LayerSet, level_name
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class FeatureMap:
     @property
     def level(self) -> str:
         """`P` and the binary logarithm of the stride, or the stride itself where that is no whole number."""
-        if self.stride & (self.stride - 1):
-            return f"stride-{self.stride}"
-        return f"P{self.stride.bit_length() - 1}"
+        return level_name(self.stride)
 
 
 def probe_backbone(model: Any, size: tuple[int, int]) -> tuple[list[Layer], list[FeatureMap]]:
@@ -42,7 +41,7 @@ def probe_backbone(model: Any, size: tuple[int, int]) -> tuple[list[Layer], list
     Layers are the outermost modules that give a feature map; the backbone's plain sequences also one by one.
     """
     modules = {f"backbone.{name}".rstrip("."): one for name, one in model.backbone.named_modules()}
-    device = next(model.parameters()).device
+    device = device_of(model)
     with borrowed(model), torch.no_grad(), observe(modules) as seen:
         output = model.backbone(torch.zeros(1, 3, *size, device=device))
     maps = {"0": output} if isinstance(output, Tensor) else output

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detcam.adapters.base import Branch, DetectOptions, LoadOptions
+from detcam.adapters.base import Branch, DetectOptions, LoadOptions, device_of
 from detcam.adapters.decoding import (
     boxes_around,
     cell_centres,
@@ -41,7 +41,7 @@ from detcam.cam.capture import observe, reconnected
 from detcam.checkpoints import ModelFile
 from detcam.errors import CaptureError, InputError, UnsupportedModelError
 from detcam.geometry import Letterbox
-from detcam.structures import Detections, Layer, Level, Origin, RawPrediction
+from detcam.structures import Detections, Layer, Level, Origin, RawPrediction, level_name
 
 
 class UltralyticsDetector:
@@ -110,7 +110,7 @@ class UltralyticsDetector:
     def prepare(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> tuple[Tensor, Letterbox]:
         """Letterbox to the smallest rectangle, RGB 0..1, on the weights' device and in float32."""
         prepared = LetterboxedRectangle(max(*self.strides, 32))
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         return prepared(pixels, self.imgsz if imgsz is None else imgsz, device)
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
@@ -134,8 +134,7 @@ class UltralyticsDetector:
         self._check(maps)
         grids = [(m.shape[2], m.shape[3]) for m in maps["classes"]]
         levels = tuple(
-            Level(f"P{int(math.log2(stride))}", stride, grid)
-            for stride, grid in zip(self.strides, grids, strict=True)
+            Level(level_name(stride), stride, grid) for stride, grid in zip(self.strides, grids, strict=True)
         )
         flat = {
             name: torch.cat([m.flatten(2) for m in ms], dim=2).transpose(1, 2) for name, ms in maps.items()
@@ -172,7 +171,7 @@ class UltralyticsDetector:
         return top_level_layers(self.model, feeders, side, lambda: self._run_blank(side))
 
     def _run_blank(self, side: int) -> None:
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         with kept_attributes(self.head), ordinary_prompts(self.model):
             self.head.shape = None
             self.model(torch.zeros(1, input_channels(self.model), side, side, device=device))

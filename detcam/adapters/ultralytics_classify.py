@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from detcam.adapters.base import DetectOptions, LoadOptions
+from detcam.adapters.base import DetectOptions, LoadOptions, device_of
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.preparation import rounded_up
 from detcam.adapters.stages import measured_layers, with_sets
@@ -113,7 +113,7 @@ class ClassifyDetector:
             geometry = Letterbox.stretch(image_size, (height, width))
         size = (geometry.resized[1], geometry.resized[0])
         resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         tensor = torch.from_numpy(geometry.place(resized)).to(device)
         return tensor.permute(2, 0, 1).float() / 255, geometry
 
@@ -170,7 +170,7 @@ class ClassifyDetector:
         return with_sets(layers, [self._last_map], strides_of(layers, [self._last_map]))
 
     def _run_blank(self, side: int) -> None:
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         self.model(torch.zeros(1, input_channels(self.model), side, side, device=device))
 
 

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detcam.adapters.base import DetectOptions, LoadOptions
+from detcam.adapters.base import DetectOptions, LoadOptions, device_of
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.preparation import Stretched, bilinear_cv2
 from detcam.adapters.queries import (
     boxes_from_shares,
     cell_at,
     check_queries,
+    query_class_detections,
+    query_detections,
     selected_cells,
-    unclipped_boxes,
 )
 from detcam.adapters.restoring import kept_attributes
-from detcam.adapters.suppression import best_pair_score, best_score, take_each, take_pairs
 from detcam.adapters.ultralytics_network import (
     head_of,
     input_channels,
@@ -41,7 +41,7 @@ from detcam.cam.capture import observe
 from detcam.checkpoints import ModelFile
 from detcam.errors import UnsupportedModelError
 from detcam.geometry import Letterbox
-from detcam.structures import Detections, Layer, Level, Origin, RawPrediction
+from detcam.structures import Detections, Layer, Level, Origin, RawPrediction, level_name
 
 _STRIDE = 32
 
@@ -102,7 +102,7 @@ class RTDETRDetector:
 
     def prepare(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> tuple[Tensor, Letterbox]:
         """Stretched to the whole input, RGB 0..1, on the weights' device and in float32."""
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         return Stretched(_STRIDE, bilinear_cv2)(pixels, self.imgsz if imgsz is None else imgsz, device)
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
@@ -124,7 +124,7 @@ class RTDETRDetector:
         cells = selected_cells(seen["encoder"], logits.shape[1]).tolist()
         grids = [seen[f"level {i}"].shape[2:] for i in range(len(self.strides))]
         levels = tuple(
-            Level(f"P{int(math.log2(stride))}", stride, (grid[0], grid[1]))
+            Level(level_name(stride), stride, (grid[0], grid[1]))
             for stride, grid in zip(self.strides, grids, strict=True)
         )
         size = (batch.shape[2], batch.shape[3])
@@ -136,14 +136,8 @@ class RTDETRDetector:
         Releases since 8.4.50 may show a query under several classes; older ones take its best.
         """
         if hasattr(self.head, "postprocess"):
-            candidates, scores, labels = take_pairs(raw, options, most=len(raw.class_logits))
-            best = best_pair_score(raw, options)
-        else:
-            candidates, scores, labels = take_each(raw, options)
-            best = best_score(raw, options)
-        with torch.no_grad():
-            boxes = unclipped_boxes(raw.boxes(candidates), geometry)
-        return Detections(boxes, scores, labels, candidates, best_score=best)
+            return query_class_detections(raw, geometry, options)
+        return query_detections(raw, geometry, options)
 
     def layers(self) -> Sequence[Layer]:
         """Every top-level layer, with the set it belongs to."""
@@ -154,7 +148,7 @@ class RTDETRDetector:
         return _STRIDE * math.ceil(math.sqrt(self.head.num_queries) * 8 / _STRIDE)
 
     def _run_blank(self, side: int) -> None:
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         with kept_attributes(self.head):
             self.head.shapes = None
             self.model(torch.zeros(1, input_channels(self.model), side, side, device=device))

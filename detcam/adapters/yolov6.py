@@ -14,7 +14,7 @@ from detcam.adapters.anchor_free import (
     EdgeDistances,
     output_channels,
 )
-from detcam.adapters.base import LoadOptions
+from detcam.adapters.base import LoadOptions, device_of
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.preparation import LetterboxedRectangle
 from detcam.adapters.restoring import kept_attributes
@@ -81,7 +81,7 @@ def _layer_table(model: Any, side: int) -> LayerTable:
         for name, child in getattr(model, part).named_children()
         if any(True for _ in child.parameters())
     }
-    blank = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
+    blank = torch.zeros(1, 3, side, side, device=device_of(model))
     with borrowed(model), torch.no_grad(), observe(found) as seen:
         inputs = model.neck(model.backbone(blank))  # the head would overwrite the list
     if not isinstance(inputs, list | tuple):

@@ -54,6 +54,16 @@ class Capture:
     layers: tuple[str, ...]
     activations: dict[str, Tensor] = field(default_factory=dict)
 
+    def check_all_ran(self) -> None:
+        """Check that every layer gave its output.
+
+        Raises:
+            CaptureError: one did not run.
+        """
+        for name in self.layers:
+            if name not in self.activations:
+                raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
+
     def gradients(self, score: Tensor) -> dict[str, Tensor | None]:
         """Gradient of a scalar with respect to every captured layer.
 
@@ -69,9 +79,7 @@ class Capture:
             NoGradientError: `score` depends on none of the layers.
             CaptureError: `score` is no scalar, or a layer never ran.
         """
-        for name in self.layers:
-            if name not in self.activations:
-                raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
+        self.check_all_ran()
         if score.ndim != 0:
             raise CaptureError(
                 f"a target must give a 0-dim tensor, got shape {tuple(score.shape)}: index or sum it"
