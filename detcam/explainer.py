@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby, islice
+from itertools import groupby, islice
 from typing import Any, get_args, overload
 
 import numpy as np
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from detcam.adapters.base import DetectOptions, Detector
 from detcam.cam.capture import Capture, GradientPath, capture
 from detcam.cam.methods import Method, get_method
-from detcam.errors import CaptureError, InputError, NoGradientError, UnknownNameError
+from detcam.errors import DetcamError, InputError, NoGradientError, UnknownNameError
 from detcam.explanation import ExplainedLayer, Explanation, Question
 from detcam.geometry import Letterbox
 from detcam.images import Picture, as_picture
-from detcam.structures import Detections, LayerSet, RawPrediction
+from detcam.structures import Detections, LayerSet, RawPrediction, level_name
 from detcam.targets import UNITS, TargetFactory, class_id, target_for
 
 
@@ -45,9 +46,6 @@ class ExplainOptions:
             raise UnknownNameError("gradient path", self.path, ("direct", "total"))
         for name in ("max_det", "max_boxes"):
             check_count(name, getattr(self, name))
-        for name, value in (("conf", self.conf), ("iou", self.iou)):
-            if value is not None and not 0 <= value <= 1:
-                raise InputError(f"{name} must lie in 0..1, got {value}")
         sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
         if self.imgsz is not None and (
             len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
@@ -194,14 +192,24 @@ class Explainer:
             NoGradientError: no level's target depends on any of the layers.
         """
         side = 2 * max(self.detector.strides)
-        tensor, _ = self.detector.prepare(np.zeros((side, side, 3), np.uint8), side)
+        black = np.zeros((side, side, 3), np.uint8)
+        self.detector.prepare(black, self.options.imgsz)
+        # Too small for some: a network of one fixed size, one with more queries than the input has cells.
+        with suppress(DetcamError, RuntimeError):
+            self._ask_all_levels(black, side)
+            return
+        self._ask_all_levels(black, self.options.imgsz)
+
+    def _ask_all_levels(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> None:
+        """Ask of one candidate of each level, whatever it found."""
+        tensor, _ = self.detector.prepare(pixels, imgsz)
         with capture(self.detector.model, self.modules, self.options.path) as caught:
             (raw,) = self.detector.forward(tensor[None])
-            _check_all_ran(self.modules, caught)
-            firsts = accumulate((level.rows for level in raw.levels[:-1]), initial=0)
-            score = torch.stack([self.target(first, 0)(raw) for first in firsts]).sum()
-            if self.method.uses_gradients:
-                caught.gradients(score)
+            caught.check_all_ran()
+            candidates = raw.central_candidates().values()
+            scores = [self.target(candidate, min(self.detector.class_names))(raw) for candidate in candidates]
+            if self.method.uses_gradients and scores:  # a head of regions may see none in a black picture
+                caught.gradients(torch.stack(scores).sum())
 
 
 def select_layers(detector: Detector, layers: str | Sequence[str]) -> dict[str, nn.Module]:
@@ -263,7 +271,7 @@ def _explain_batch(plan: Explainer, inputs: Sequence[_Input]) -> list[Explanatio
     detector = plan.detector
     with capture(detector.model, plan.modules, plan.options.path) as caught:
         raws = detector.forward(torch.stack([one.tensor for one in inputs]))
-        _check_all_ran(plan.modules, caught)
+        caught.check_all_ran()
         subjects = [_subject(plan, one, raw) for one, raw in zip(inputs, raws, strict=True)]
         for box in range(max(len(subject.chosen) for subject in subjects)):
             _explain_box(plan, caught, subjects, box)
@@ -272,12 +280,6 @@ def _explain_batch(plan: Explainer, inputs: Sequence[_Input]) -> list[Explanatio
             _explanation(plan, layers, subject, {n: a[i] for n, a in caught.activations.items()})
             for i, subject in enumerate(subjects)
         ]
-
-
-def _check_all_ran(names: Iterable[str], caught: Capture) -> None:
-    for name in names:
-        if name not in caught.activations:
-            raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
 
 
 def _subject(plan: Explainer, one: _Input, raw: RawPrediction) -> _Subject:
@@ -354,7 +356,7 @@ def _explained_layers(detector: Detector, caught: Capture, geometry: Letterbox) 
 def _level_name(stride: float) -> str:
     power = math.log2(stride)
     # Where the input is no multiple of the stride, a grid is rounded up or down.
-    return f"P{round(power)}" if abs(power - round(power)) < 0.25 else f"stride-{stride:g}"
+    return level_name(2 ** round(power)) if abs(power - round(power)) < 0.25 else f"stride-{stride:g}"
 
 
 def _explanation(

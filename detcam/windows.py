@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from detcam.adapters.base import Detector, device_of
 from detcam.cam.capture import GradientPath, capture
-from detcam.structures import RawPrediction
 
 Windows = dict[str, dict[str, tuple[int, int]]]
 """Layer name -> head level -> (h, w) cells that one of its predictions' gradients spans."""
@@ -38,8 +37,8 @@ def gradient_windows(
     tensor, _ = detector.prepare(noise.numpy(), side)
     windows: Windows = {name: {} for name in names}
     with capture(detector.model, modules, path) as caught:
-        (raw,) = detector.forward(tensor[None].to(device_of(detector)))
-        for level, candidate in _middle_candidates(raw).items():
+        (raw,) = detector.forward(tensor[None].to(device_of(detector.model)))
+        for level, candidate in raw.central_candidates().items():
             gradients = caught.gradients(raw.class_logits[candidate].sum())
             for name, gradient in gradients.items():
                 windows[name][level] = (0, 0) if gradient is None else _extent(gradient[0])
@@ -51,20 +50,6 @@ def _input_side(detector: Detector, imgsz: int | None) -> int:
     side = imgsz or detector.imgsz
     _, geometry = detector.prepare(np.zeros((side, side, 3), np.uint8), side)
     return geometry.input_size[0]
-
-
-def _middle_candidates(raw: RawPrediction) -> dict[str, int]:
-    """Level name -> the candidate of the cell in the middle of its grid, or the nearest that there is.
-
-    Levels without any candidate, as heads of regions have them, are left out.
-    """
-    nearest: dict[str, tuple[int, int]] = {}
-    for candidate in range(len(raw.class_logits)):
-        level, row, column, _ = raw.locate(candidate)
-        distance = abs(row - level.grid[0] // 2) + abs(column - level.grid[1] // 2)
-        if level.name not in nearest or distance < nearest[level.name][0]:
-            nearest[level.name] = distance, candidate
-    return {name: candidate for name, (_, candidate) in nearest.items()}
 
 
 def _extent(gradient: Tensor) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import ssdlite
@@ -15,6 +16,7 @@ import detcam
 from detcam.adapters import DetectOptions, torchvision_loading
 from detcam.adapters.torchvision_loading import ARCHITECTURES, Architecture, class_columns
 from detcam.cam.capture import capture
+from detcam.cli import main
 from detcam.errors import CheckpointError, InputError, UnknownNameError, UnsafeCheckpointError
 
 SSDLITE = "ssdlite320_mobilenet_v3_large"
@@ -238,3 +240,28 @@ def test_a_shell_command_among_the_weights_does_not_run(model, tmp_path):
     with pytest.raises(UnsafeCheckpointError):
         load(tmp_path / "state.pth")
     assert not marker.exists()
+
+
+# From the command line
+
+
+@pytest.mark.parametrize("arch", [SSDLITE, "tiny"])
+def test_the_command_line_explains_what_a_file_holds(arch, model, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save((model if arch == SSDLITE else tiny).state_dict(), "state.pth")
+    Image.fromarray(noise()).save("noise.png")
+    with pytest.raises(SystemExit) as end:
+        main(["explain", "state.pth", "noise.png", "--arch", arch, "--max-boxes", "2", "--conf", "0.01"])
+    said = capsys.readouterr()
+    assert not end.value.code, said.err
+    assert "noise.png: 2 boxes" in said.err
+
+
+def test_the_command_line_refuses_a_size_that_the_network_cannot_take(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(noise()).save("noise.png")
+    with pytest.raises(SystemExit) as end:
+        main(["explain", str(path), "noise.png", "--arch", SSDLITE, "--imgsz", "640"])
+    assert end.value.code == 1
+    assert "takes 320×320 pixels only, got imgsz 640" in capsys.readouterr().err
+    assert [one.name for one in tmp_path.iterdir()] == ["noise.png"]
