@@ -14,7 +14,8 @@ from torch import Tensor, nn
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Fails if the block leaves the network or the state of the process other than it found them."""
     modules, tensors, process = _modules(model), _tensors(model), _process()
-    alive = [list(vars(module).items()) for module in model.modules()]  # no identity is given out again
+    # No identity is given out again.
+    alive = [[*own.values(), *_items(own)] for own in map(vars, model.modules())]
     yield
     assert alive
     for before, after in ((modules, _modules(model)), (tensors, _tensors(model)), (process, _process())):
@@ -24,14 +25,22 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 
 
 def _modules(model: nn.Module) -> dict[str, Any]:
-    """Identity, mode and hooks of every module, and the identity of each of its attributes."""
+    """Identity, mode and hooks of every module, identity of its attributes and of the items of lists."""
     found = {}
     for name, module in model.named_modules(remove_duplicate=False):
         own = vars(module)
         found[f"{name}: mode"] = (id(module), module.training)
-        found[f"{name}: hooks"] = {key: list(own[key].items()) for key in own if "_hooks" in key}
+        found[f"{name}: hooks"] = {
+            key: list(own[key].items()) for key in own if "_hooks" in key and isinstance(own[key], dict)
+        }
         found[f"{name}: attributes"] = {key: id(value) for key, value in own.items() if key != "training"}
+        found[f"{name}: items"] = [id(item) for item in _items(own)]
     return found
+
+
+def _items(own: dict[str, Any]) -> list[Any]:
+    """What is in the lists among a module's attributes, such as a head's grids."""
+    return [item for value in own.values() if isinstance(value, list) for item in value]
 
 
 def _tensors(model: nn.Module) -> dict[str, Any]:

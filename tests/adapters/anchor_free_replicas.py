@@ -93,11 +93,12 @@ def greedy(boxes: Tensor, scores: Tensor, conf: float, iou: float, *, by_class: 
 
 
 def overlap(a: list[float], b: list[float]) -> float:
-    """Intersection over union."""
+    """Intersection over union; 0 of boxes without area."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     inside = max(width, 0) * max(height, 0)
-    return inside / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inside
+    return inside / union if union else 0.0
 
 
 def outputs_of(model: nn.Module, modules: list[nn.Module], batch: Tensor) -> list[Tensor]:

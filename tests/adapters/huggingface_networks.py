@@ -3,6 +3,7 @@
 import functools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,16 +63,16 @@ def configuration(kind, queries, classes=5):
 class DetrForObjectDetection(nn.Module):
     """Free queries read the last stage."""
 
-    def __init__(self):
+    def __init__(self, classes=5):
         super().__init__()
-        self.config = configuration("detr", 12)
+        self.config = configuration("detr", 12, classes)
         self.model = nn.Module()
         self.model.backbone = Backbone()
         self.model.position_embedding = Positions()
         self.model.input_projection = nn.Conv2d(20, 16, 1)
         self.model.attention = Attention()
         self.model.queries = nn.Parameter(torch.randn(12, 16) * 3)
-        self.heads = Heads(columns=6)
+        self.heads = Heads(columns=classes + 1)
 
     def forward(self, pixel_values, **_options):
         cells = self.model.input_projection(self.model.backbone(pixel_values)[-1])
@@ -83,16 +84,16 @@ class DetrForObjectDetection(nn.Module):
 class RTDetrForObjectDetection(nn.Module):
     """The cells of three levels with the best class become queries."""
 
-    def __init__(self, kind="rt_detr"):
+    def __init__(self, kind="rt_detr", classes=5):
         super().__init__()
-        self.config = configuration(kind, 20)
+        self.config = configuration(kind, 20, classes)
         self.model = nn.Module()
         self.model.backbone = Backbone()
         self.model.encoder = nn.ModuleList(nn.Conv2d(c, 16, 3, padding=1) for c in (12, 16, 20))
         self.model.decoder_input_proj = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(3))
-        self.model.enc_score_head = nn.Linear(16, 5)
+        self.model.enc_score_head = nn.Linear(16, classes)
         self.model.attention = Attention()
-        self.heads = Heads(columns=5)
+        self.heads = Heads(columns=classes)
 
     def forward(self, pixel_values, **_options):
         maps = self.model.backbone(pixel_values)
@@ -128,10 +129,39 @@ class LongformerForObjectDetection(nn.Module):
 
 
 @functools.cache
-def lookalike(kind):
+def lookalike(kind, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return kind().eval()
+        return kind(**options).eval()
+
+
+def softmax_replica(logits, shares, conf, size):
+    """Boxes, scores and labels of the queries whose best class passes; the last column is none."""
+    found = []
+    for row, share in zip(logits.double().tolist(), shares.double().tolist(), strict=True):
+        weights = np.exp(np.array(row) - max(row))
+        probabilities = (weights / weights.sum())[:-1]
+        if probabilities.max() > conf:
+            found.append((corners(share, size), probabilities.max(), int(probabilities.argmax())))
+    boxes, scores, labels = zip(*found, strict=True)
+    return torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels)
+
+
+def sigmoid_replica(logits, shares, conf, size):
+    """Boxes, scores and labels of the best pairs of query and class, as many as there are queries."""
+    pairs = []
+    for row, share in zip(logits.double().tolist(), shares.double().tolist(), strict=True):
+        pairs += [(1 / (1 + np.exp(-value)), label, corners(share, size)) for label, value in enumerate(row)]
+    best = [pair for pair in sorted(pairs, reverse=True)[: len(logits)] if pair[0] > conf]
+    scores, labels, boxes = zip(*best, strict=True)
+    return torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels)
+
+
+def corners(share, size):
+    """A box (cx, cy, w, h) in shares of a picture of (H, W) pixels as x1, y1, x2, y2 in pixels."""
+    cx, cy, w, h = share
+    height, width = size
+    return [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height]
 
 
 # --- the real ones

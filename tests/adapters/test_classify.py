@@ -1,28 +1,23 @@
 """Classifiers of ultralytics, and the heads for which there is only an explanation why not."""
 
 import copy
-import functools
 
 import numpy as np
 import pytest
 import torch
 from detector_checks import (
-    assert_batch_equals_single,
-    calibrate,
     gradients_of_best,
     noise,
     predicted,
     untouched,
 )
+from vendor_classifiers import IMGSZ, network, predict
 
 import detcam
 from detcam.adapters import DetectOptions, LoadOptions
 from detcam.adapters.ultralytics_classify import ClassifyDetector
 from detcam.errors import CaptureError, CheckpointError, InputError, UnsupportedModelError
 from detcam.geometry import Letterbox
-
-IMGSZ = 64
-
 
 # --- the geometry of a crop -------------------------------------------------------------------------
 
@@ -61,44 +56,6 @@ def test_a_crop_is_made_of_the_pixels_around_the_middle():
 
 
 # --- classifiers ------------------------------------------------------------------------------------
-
-
-@functools.cache
-def shell():
-    """The vendor's object, for its way of predicting."""
-    from ultralytics import YOLO
-
-    return YOLO("yolov8n-cls.yaml")
-
-
-def predict(model, pixels, imgsz):
-    from ultralytics.data.augment import classify_transforms
-
-    yolo = shell()
-    yolo.model, yolo.predictor = copy.deepcopy(model), None
-    if imgsz == IMGSZ:
-        yolo.model.transforms = classify_transforms(IMGSZ)  # old releases rely on the trainer's
-    bgr = np.ascontiguousarray(pixels[..., ::-1])
-    return yolo.predict(bgr, imgsz=imgsz, device="cpu", verbose=False)[0].probs
-
-
-def network(family="yolov8n-cls", classes=7):
-    return _network(family, classes)
-
-
-@functools.cache
-def _network(family, classes):
-    from ultralytics.nn.tasks import ClassificationModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ClassificationModel(f"{family}.yaml", nc=classes, verbose=False)
-        calibrate(model)
-        torch.nn.init.normal_(model.model[-1].linear.weight, std=0.3)
-    model.names = {index: f"class {index}" for index in range(classes)}
-    model.args = {"imgsz": IMGSZ, "task": "classify"}
-    model.task = "classify"
-    return model
 
 
 def wrapped(family="yolov8n-cls", classes=7):
@@ -187,19 +144,6 @@ def test_a_classifiers_layers_are_all_named():
 
 
 @pytest.mark.compat
-def test_a_batch_gives_a_classifier_what_single_pictures_give():
-    assert_batch_equals_single(wrapped(), None)
-
-
-@pytest.mark.compat
-def test_a_classifier_is_left_as_it_was():
-    model = network()
-    with untouched(model):
-        detector = ClassifyDetector(model, LoadOptions())
-        gradients_of_best(detector, noise(), None, "backbone")
-
-
-@pytest.mark.compat
 def test_a_classifier_is_left_as_it_was_when_its_weights_are_bad():
     model = copy.deepcopy(network())
     detector = ClassifyDetector(model, LoadOptions())
@@ -222,11 +166,6 @@ def test_classifier_files_are_loaded_with_the_transforms_left_out(tmp_path):
     loaded, _ = predicted(detector, noise())
     live, _ = predicted(ClassifyDetector(copy.deepcopy(network()).half().float(), LoadOptions()), noise())
     assert torch.equal(loaded.class_logits, live.class_logits)
-
-
-@pytest.mark.compat
-def test_a_classifier_is_recognised():
-    assert isinstance(detcam.wrap(network()), ClassifyDetector)
 
 
 def test_class_names_can_be_given():

@@ -13,11 +13,9 @@ from detcam.adapters import darknet
 from detcam.adapters.base import DetectOptions, LoadOptions
 from detcam.adapters.darknet_cfg import parse_cfg
 from detcam.adapters.darknet_network import DarknetNetwork
-from detcam.cam.capture import capture
 from detcam.checkpoints import open_model_file
 from detcam.errors import CheckpointError, InputError
 from detcam.images import as_picture
-from detcam.targets import ClassLogit
 
 
 @pytest.fixture
@@ -69,24 +67,6 @@ def test_boxes_objectness_and_scores_equal_a_float64_replica(load, cfg):
     assert np.abs(raw.scores().numpy() - scores).max() <= 1e-5
 
 
-def test_detections_equal_the_replica_box_for_box(load):
-    detector, replica = load(yolov4(classes=3), seed=5)
-    pixels = picture()
-    tensor, geometry = detector.prepare(pixels, None)
-    boxes, _, scores = replica.candidates(tensor)
-    conf = float(np.sort(scores.max(1))[-80:-78].mean())
-    found = detector.detect(forward(detector, pixels)[0], geometry, DetectOptions(conf=conf))
-    kept, labels = suppressed(boxes, scores, conf, iou=0.45)
-    assert 1 < len(kept) < 79
-    assert found.candidates.tolist() == list(kept)
-    assert found.labels.tolist() == labels.tolist()
-    # Back to the 61x97 picture, and cut to it.
-    expected = boxes[kept] * np.array([61 / 96, 97 / 64, 61 / 96, 97 / 64])
-    expected = expected.clip(0, np.array([61, 97, 61, 97]))
-    assert np.abs(found.boxes.numpy() - expected).max() <= 1e-3
-    assert np.abs(found.scores.numpy() - scores.max(1)[kept]).max() <= 1e-4
-
-
 def test_picture_is_stretched_bilinearly_over_the_networks_own_size(load):
     detector, _ = load(yolov4_tiny(1, 96, 64))
     tensor, geometry = detector.prepare(picture(), None)
@@ -112,14 +92,6 @@ def test_levels_are_named_finest_first_and_rows_are_where_they_say(load):
     ]
     # 288 candidates of P3, then anchor 1 of P4 (24 cells each), row 2, column 5
     assert raw.locate(288 + 24 + 2 * 6 + 5) == (raw.levels[1], 2, 5, 1)
-
-
-def test_batch_equals_single_pictures(load):
-    detector, _ = load(yolov4(classes=2))
-    both = forward(detector, picture(seed=1), picture(seed=2))
-    alone = [forward(detector, picture(seed=seed))[0] for seed in (1, 2)]
-    for one, other in zip(both, alone, strict=True):
-        torch.testing.assert_close(one.class_logits, other.class_logits, atol=1e-5, rtol=1e-5)
 
 
 def test_stages_of_cspdarknet_are_found_at_every_stride(load):
@@ -151,35 +123,6 @@ def test_sets_are_what_the_neck_the_head_and_its_last_convolutions_read(load, cf
     for name in sets:
         strides = {layer.stride for layer in detector.layers() if layer.member_of == name}
         assert strides == set(detector.strides)
-
-
-@pytest.mark.parametrize("classes", [1, 2])
-@pytest.mark.parametrize("name", ["backbone", "neck", "head"])
-def test_every_default_layer_has_a_gradient_from_the_candidates_of_its_level(load, name, classes):
-    detector, _ = load(yolov4(classes=classes))
-    layers = [layer for layer in detector.layers() if layer.member_of == name]
-    modules = {layer.name: detector.model.get_submodule(layer.name) for layer in layers}
-    tensor, _ = detector.prepare(picture(), None)
-    with capture(detector.model, modules) as caught:
-        (raw,) = detector.forward(tensor[None])
-        start = 0
-        for level in raw.levels:
-            gradients = caught.gradients(ClassLogit(start + 5, 0)(raw))
-            own = next(layer.name for layer in layers if layer.stride == level.stride)
-            assert gradients[own].abs().max() > 0
-            start += level.rows
-
-
-def test_network_is_as_it_was_after_success_and_after_an_error(load):
-    detector, _ = load(yolov4(classes=2))
-    before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
-    flags = [(p.requires_grad, p.grad) for p in detector.model.parameters()]
-    detcam.explain(detector, picture(), conf=0.0, max_boxes=2)
-    with pytest.raises(RuntimeError, match="expected input"):
-        detector.forward(torch.zeros(1, 5, 64, 96))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
-    assert [(p.requires_grad, p.grad) for p in detector.model.parameters()] == flags
-    assert not any(module._forward_hooks or module.training for module in detector.model.modules())
 
 
 def test_dropout_does_nothing_even_in_training(load):

@@ -1,6 +1,5 @@
 """A detector nobody knows, explained by what its user says about the head: in a class, or by its tensors."""
 
-import copy
 import inspect
 import math
 from pathlib import Path
@@ -8,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pond import Maps, Pond, PondHead, pond_candidates, replica_v5, seeded
 from torch import nn
-from torchvision.ops import batched_nms
 
 from detcam import explain
 from detcam.adapters import HeadOutput, wrap
-from detcam.adapters.base import DetectOptions
 from detcam.cam.capture import capture
 from detcam.errors import (
     AmbiguousHeadError,
@@ -26,107 +24,6 @@ from detcam.errors import (
 from detcam.geometry import Letterbox
 from detcam.scoring import Softmax
 from detcam.structures import Layer
-
-
-class Block(nn.Module):
-    """A residual block whose first convolution still works at the stride before."""
-
-    def __init__(self, channels, out):
-        super().__init__()
-        self.reduce = nn.Conv2d(channels, out, 1)
-        self.stride = nn.Conv2d(out, out, 3, stride=2, padding=1)
-
-    def forward(self, x):
-        return self.stride(self.reduce(x).relu()).tanh()
-
-
-class Gate(nn.Module):
-    """Squeeze and excitation: a layer without a stride."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.scale = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x):
-        return x * self.scale(x.mean(dim=(2, 3), keepdim=True)).sigmoid()
-
-
-class Pond(nn.Module):
-    """A made-up detector. A cell gives the classes, then height, width, cy, cx, in its own units."""
-
-    def __init__(self, classes=3):
-        super().__init__()
-        self.classes = classes
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(inplace=True))
-        self.deep = nn.Sequential(Block(8, 8), Block(8, 8))  # /8, /16
-        self.gate = Gate(8)
-        self.down_path = nn.Conv2d(8, 8, 1)  # top down, to /8
-        self.up_path = nn.Conv2d(8, 8, 3, stride=2, padding=1)  # bottom up, to /16
-        self.join = nn.Conv2d(16, 8, 1)
-        self.out = nn.ModuleDict(
-            {"fine": nn.Conv2d(8, classes + 4, 1), "coarse": nn.Conv2d(8, classes + 4, 1)}
-        )
-
-    def forward(self, x):
-        c3 = self.deep[0](self.stem(x))
-        c4 = self.gate(self.deep[1](c3))
-        p3 = self.down_path(c3 + nn.functional.interpolate(c4, scale_factor=2.0))
-        p4 = self.join(torch.cat([self.up_path(p3), c4], dim=1))
-        return {"coarse": self.out["coarse"](p4), "fine": self.out["fine"](p3)}
-
-
-# What a user writes, quoted in docs/adapters.md.
-class PondHead:
-    strides = (8, 16)
-
-    def __init__(self, model):
-        self.model = model
-
-    def forward(self, batch):
-        maps = self.model(batch)
-        logits, boxes = [], []
-        for stride, name in zip(self.strides, ("fine", "coarse"), strict=True):
-            rows = maps[name].flatten(2).transpose(1, 2)
-            logits.append(rows[..., :-4])
-            boxes.append(self.boxes(rows[..., -4:], maps[name].shape[3], stride))
-        return HeadOutput(torch.cat(logits, dim=1), torch.cat(boxes, dim=1))
-
-    def boxes(self, values, columns, stride):
-        height, width, cy, cx = values.unbind(-1)
-        cell = torch.arange(values.shape[1])
-        x, y = (cell % columns + cx) * stride, (cell // columns + cy) * stride
-        w, h = width.exp() * 2 * stride, height.exp() * 2 * stride
-        return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1)
-
-
-class Maps(nn.Module):
-    """The same network with a head as others have it: three anchors; coarse level first."""
-
-    anchors = (
-        (10.0, 13.0),
-        (16.0, 30.0),
-        (33.0, 23.0),
-        (30.0, 61.0),
-        (62.0, 45.0),
-        (59.0, 119.0),
-    )  # coarse first
-
-    def __init__(self, channels, pond=None):
-        super().__init__()
-        self.body = pond or Pond()
-        self.fine, self.coarse = nn.Conv2d(7, channels, 1), nn.Conv2d(7, channels, 1)
-
-    def forward(self, x):
-        maps = self.body(x)
-        return [self.coarse(maps["coarse"]), self.fine(maps["fine"])]
-
-
-def seeded(model):
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        with torch.no_grad():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.35)
-    return model.eval()
 
 
 @pytest.fixture
@@ -160,33 +57,13 @@ def test_boxes_are_the_ones_worked_out_cell_by_cell(pond, picture):
     detector = wrapped(pond, names=("carp", "duck", "frog"))
     tensor, geometry, raw = candidates(detector, picture)
     assert geometry == Letterbox.fit((97, 61), (96, 96), 16)
-    with torch.no_grad():
-        maps = pond(tensor[None])
-    row = 0
-    for name, stride in (("fine", 8), ("coarse", 16)):
-        for y in range(maps[name].shape[2]):
-            for x in range(maps[name].shape[3]):
-                *classes, height, width, cy, cx = maps[name][0, :, y, x].tolist()
-                assert raw.class_logits[row].tolist() == pytest.approx(classes)
-                w, h = math.exp(width) * 2 * stride, math.exp(height) * 2 * stride
-                middle = (x + cx) * stride, (y + cy) * stride
-                expected = [middle[0] - w / 2, middle[1] - h / 2, middle[0] + w / 2, middle[1] + h / 2]
-                assert raw.boxes(torch.tensor([row]))[0].tolist() == pytest.approx(expected, abs=1e-3)
-                assert raw.locate(row)[:3] == (raw.levels[name == "coarse"], y, x)
-                row += 1
-    assert row == len(raw.class_logits)
-
-
-def test_detections_are_the_best_boxes_after_suppression(pond, picture):
-    detector = wrapped(pond, iou=0.5)
-    _, geometry, raw = candidates(detector, picture)
-    found = detector.detect(raw, geometry, DetectOptions(conf=0.5))
-    scores, labels = raw.class_logits.detach().sigmoid().max(dim=1)
-    boxes = raw.boxes(torch.arange(len(scores))).detach()
-    kept = [i for i in batched_nms(boxes, scores, labels, 0.5).tolist() if scores[i] > 0.5]
-    assert found.candidates.tolist() == kept
-    assert len(kept) > 3
-    assert torch.allclose(found.boxes, geometry.boxes_to_image(boxes[kept]), atol=1e-3)
+    boxes, logits = pond_candidates(pond, tensor)
+    torch.testing.assert_close(raw.class_logits.double(), logits, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(raw.boxes(torch.arange(len(boxes))).double(), boxes, rtol=0, atol=1e-3)
+    # 97×61 fits 96×64: 12 rows of 8 cells at /8, then 6 rows of 4 at /16.
+    assert raw.locate(8 + 3)[:3] == (raw.levels[0], 1, 3)
+    assert raw.locate(96 + 2 * 4 + 1)[:3] == (raw.levels[1], 2, 1)
+    assert len(boxes) == 96 + 24
 
 
 def test_explaining_it_gives_every_default_layer_a_gradient(pond, picture):
@@ -196,18 +73,6 @@ def test_explaining_it_gives_every_default_layer_a_gradient(pond, picture):
     for box in range(len(explanation)):
         assert explanation.involved["P4"][box]
         assert explanation.involved["P3"][box]
-
-
-def test_a_batch_is_its_pictures_one_by_one(pond):
-    detector = wrapped(pond)
-    batch = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-    with capture(pond, {}):
-        together = detector.forward(batch)
-        alone = [detector.forward(one[None])[0] for one in batch]
-    everything = torch.arange(len(together[0].class_logits))
-    for first, second in zip(together, alone, strict=True):
-        assert torch.allclose(first.class_logits, second.class_logits, atol=1e-5)
-        assert torch.allclose(first.boxes(everything), second.boxes(everything), atol=1e-3)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 80])
@@ -221,28 +86,6 @@ def test_a_wrong_count_is_told_with_both_numbers(pond):
         wrapped(pond, num_classes=80)
     with pytest.raises(InputError, match=r"2 names .* 3 classes"):
         wrapped(pond, names=("carp", "duck"))
-
-
-def test_the_model_is_as_it_was_after_success_and_after_a_failure(pond, picture):
-    pond.train()
-    pond.out.requires_grad_(False)
-    before = copy.deepcopy(pond.state_dict())
-    flags = [p.requires_grad for p in pond.parameters()]
-    detector = wrapped(pond)
-    explain(detector, picture, conf=0.3, imgsz=64)
-
-    def fail(module, inputs):
-        raise RuntimeError("in the middle")
-
-    handle = pond.join.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="in the middle"):
-        explain(detector, picture, conf=0.3, imgsz=64)
-    handle.remove()
-    assert pond.training
-    assert [p.requires_grad for p in pond.parameters()] == flags
-    assert all(p.grad is None for p in pond.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in pond.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in pond.modules())
 
 
 # --- layers ---
@@ -301,28 +144,6 @@ def test_a_heads_own_layers_and_prepare_are_used(pond, picture):
 
 
 # --- tensors in a named layout ---
-
-
-def replica_v5(maps, anchors, strides):
-    """YOLOv5's boxes and scores as plain sums in float64: rows level by level, fine first."""
-    boxes, objectness, logits = [], [], []
-    for level, stride in sorted(enumerate(strides), key=lambda pair: pair[1]):
-        data = maps[level][0].double()
-        values = data.shape[0] // 3
-        for a in range(3):
-            for y in range(data.shape[1]):
-                for x in range(data.shape[2]):
-                    v = data[a * values : (a + 1) * values, y, x]
-                    s = v[:4].sigmoid()
-                    cx, cy = (2 * s[0] - 0.5 + x) * stride, (2 * s[1] - 0.5 + y) * stride
-                    w, h = (
-                        (2 * s[2]) ** 2 * anchors[3 * level + a][0],
-                        (2 * s[3]) ** 2 * anchors[3 * level + a][1],
-                    )
-                    boxes.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
-                    objectness.append(v[4])
-                    logits.append(v[5:])
-    return torch.tensor(boxes), torch.stack(objectness), torch.stack(logits)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 80])

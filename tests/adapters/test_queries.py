@@ -1,13 +1,11 @@
 """RT-DETR of ultralytics, and the parts that all detectors with queries share."""
 
 import copy
-import functools
 
 import numpy as np
 import pytest
 import torch
 from detector_checks import (
-    assert_batch_equals_single,
     assert_same,
     clear_threshold,
     gradients_of_best,
@@ -15,6 +13,7 @@ from detector_checks import (
     predicted,
     untouched,
 )
+from vendor_rtdetr import IMGSZ, network, predict
 
 import detcam
 from detcam.adapters import DetectOptions, LoadOptions
@@ -26,7 +25,6 @@ from detcam.errors import CaptureError, InputError, UnsupportedModelError
 from detcam.scoring import Softmax
 from detcam.structures import Level, Location, RawPrediction
 
-IMGSZ = 96
 P3, P4 = Level("P3", 8, (2, 3)), Level("P4", 16, (1, 2))
 
 
@@ -108,104 +106,8 @@ def test_a_softmax_without_background_scores_every_column():
 # --- RT-DETR of ultralytics ------------------------------------------------------------------------
 
 
-def architecture(classes):
-    """RT-DETR in small: two levels, 30 queries, two decoder layers."""
-    return {
-        "nc": classes,
-        "backbone": [
-            [-1, 1, "Conv", [8, 3, 2]],
-            [-1, 1, "Conv", [12, 3, 2]],
-            [-1, 1, "Conv", [16, 3, 2]],
-            [-1, 1, "C2f", [16, True]],  # 3: /8
-            [-1, 1, "Conv", [24, 3, 2]],
-            [-1, 1, "C2f", [24, True]],  # 5: /16
-        ],
-        "head": [
-            [-1, 1, "Conv", [24, 1, 1, None, 1, 1, False]],
-            [-1, 1, "AIFI", [32, 4]],  # 7
-            [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
-            [[-1, 3], 1, "Concat", [1]],
-            [-1, 1, "RepC3", [16]],  # 10: P3
-            [-1, 1, "Conv", [24, 3, 2]],
-            [[-1, 7], 1, "Concat", [1]],
-            [-1, 1, "RepC3", [24]],  # 13: P4
-            [[10, 13], 1, "RTDETRDecoder", ["nc", 32, 30, 4, 4, 2, 64]],
-        ],
-    }
-
-
-def network(classes=7):
-    return _network(classes)
-
-
-@functools.cache
-def _network(classes):
-    from ultralytics.nn.tasks import RTDETRDetectionModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = RTDETRDetectionModel(architecture(classes), verbose=False)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_var.fill_(0.1)
-        model.eval()
-        head = model.model[-1]
-        for scores in (head.enc_score_head, *head.dec_score_head):
-            torch.nn.init.normal_(scores.weight, std=0.3)
-            torch.nn.init.zeros_(scores.bias)
-        for boxes in (head.enc_bbox_head, *head.dec_bbox_head):
-            torch.nn.init.normal_(boxes.layers[-1].weight, std=0.2)
-            torch.nn.init.constant_(boxes.layers[-1].bias[2:], 1.0)  # large enough to reach over the edge
-        picture = torch.from_numpy(noise(IMGSZ, IMGSZ)).permute(2, 0, 1)[None].float() / 255
-        with torch.no_grad():
-            logits = model(picture)[1][1][-1, 0]
-            # No class wins everywhere.
-            last = head.dec_score_head[-1]
-            last.weight.mul_(1 / logits.std(dim=0)[:, None])
-            last.bias.copy_(-logits.mean(dim=0) / logits.std(dim=0))
-    model.names = {index: f"class {index}" for index in range(classes)}
-    model.args = {"imgsz": IMGSZ, "task": "detect"}
-    model.task = "detect"
-    return model
-
-
-@functools.cache
-def shell():
-    """The vendor's object, for its way of predicting."""
-    from ultralytics import RTDETR
-
-    return RTDETR("rtdetr-l.yaml")
-
-
-def vendor(nc):
-    """The vendor's object around a copy of the network: in old releases, predict damages it."""
-    yolo = shell()
-    yolo.model, yolo.predictor = copy.deepcopy(network(nc)), None
-    return yolo
-
-
-def predict(pixels, nc=7, **options):
-    bgr = np.ascontiguousarray(pixels[..., ::-1])
-    options = {"imgsz": IMGSZ, "conf": 0.25, "classes": None, "max_det": 300, **options}
-    found = vendor(nc).predict(bgr, device="cpu", verbose=False, **options)[0].boxes
-    return found.xyxy, found.conf, found.cls
-
-
 def wrapped(classes=7):
     return RTDETRDetector(network(classes), LoadOptions())
-
-
-@pytest.mark.compat
-@pytest.mark.parametrize(
-    ("classes", "size"), [(7, (97, 61)), (7, (61, 97)), (1, (197, 331)), (2, (97, 61)), (80, (97, 61))]
-)
-def test_rtdetr_detections_equal_predict(classes, size):
-    detector, pixels = wrapped(classes), noise(*size)
-    raw, geometry = predicted(detector, pixels)
-    conf = clear_threshold(raw.scores().amax(dim=1))
-    found = detector.detect(raw, geometry, DetectOptions(conf))
-    assert len(found) >= 5
-    assert_same(found, *predict(pixels, classes, conf=conf))
 
 
 @pytest.mark.compat
@@ -264,16 +166,6 @@ def test_a_query_stands_for_the_encoder_cell_whose_score_selected_it():
 
 
 @pytest.mark.compat
-def test_a_rtdetr_detection_is_the_candidate_it_says_it_is():
-    detector = wrapped()
-    raw, geometry = predicted(detector, noise())
-    found = detector.detect(raw, geometry, DetectOptions(conf=0))
-    assert torch.equal(raw.scores()[found.candidates, found.labels], found.scores)
-    expected = raw.boxes(found.candidates).double() / IMGSZ * torch.tensor([61, 97, 61, 97])
-    torch.testing.assert_close(found.boxes.double(), expected, rtol=0, atol=1e-3)
-
-
-@pytest.mark.compat
 @pytest.mark.parametrize(
     ("layer_set", "names"),
     [
@@ -299,19 +191,6 @@ def test_rtdetr_says_its_levels_layers_and_classes():
         ("Conv", 16, "neck"),
         ("AIFI", 16, "neck"),
     ]
-
-
-@pytest.mark.compat
-def test_a_batch_gives_rtdetr_what_single_pictures_give():
-    assert_batch_equals_single(wrapped(), None)
-
-
-@pytest.mark.compat
-def test_rtdetr_is_left_as_it_was():
-    model = network()
-    with untouched(model):
-        detector = RTDETRDetector(model, LoadOptions())
-        gradients_of_best(detector, noise(), 64, "backbone")
 
 
 @pytest.mark.compat
@@ -348,11 +227,6 @@ def test_rtdetr_files_are_loaded_and_explained(tmp_path):
     same = detector.detect(raw, geometry, DetectOptions(conf=0, max_det=10))
     assert torch.equal(found.boxes, same.boxes)
     assert torch.equal(found.candidates, same.candidates)
-
-
-@pytest.mark.compat
-def test_rtdetr_is_recognised_before_any_other_family():
-    assert isinstance(detcam.wrap(network()), RTDETRDetector)
 
 
 def test_a_class_count_that_is_not_rtdetrs_is_told():

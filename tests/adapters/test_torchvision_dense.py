@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from torch import nn
 from torchvision.models import detection, vgg
 from torchvision_models import LEAST_SIZES, as_input, assert_same, enlivened, noise, predicted, small
 
@@ -16,7 +15,7 @@ from detcam.adapters.suppression import Pairs
 from detcam.adapters.torchvision_dense import FCOSDetector
 from detcam.cam.capture import capture
 from detcam.errors import CaptureError
-from detcam.targets import BoxEdge, ClassLogit, Probability
+from detcam.targets import BoxEdge
 
 KINDS = ["retinanet", "fcos", "ssd"]
 
@@ -55,11 +54,10 @@ def detected(detector, pixels, **options):
 # --- the model's own detections -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(97, 61), (61, 97), (31, 211)])
-def test_detections_are_the_models_own(model, size):
-    expected = predicted(model, noise(*size))[0]
+def test_detections_in_a_long_picture_are_the_models_own(model):
+    expected = predicted(model, noise(31, 211))[0]
     assert len(expected["scores"]) > 20
-    assert_same(detected(detcam.wrap(model), noise(*size)), expected)
+    assert_same(detected(detcam.wrap(model), noise(31, 211)), expected)
 
 
 @pytest.mark.parametrize(
@@ -103,16 +101,6 @@ def test_the_groups_of_a_pyramid_are_its_levels():
     candidates = torch.tensor([0, first - 1, first, first + second - 1, first + second])
     pairs = Pairs(candidates, torch.ones_like(candidates), torch.ones(5))
     assert detector._groups(raw, pairs).tolist() == [0, 0, 1, 1, 2]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("classes", [2, 8])
-def test_any_number_of_classes_is_read(kind, classes):
-    model = small(kind, classes)
-    detector = detcam.wrap(model)
-    assert detector.columns == classes
-    assert list(detector.class_names) == list(range(1, classes))
-    assert_same(detected(detector, noise()), predicted(model, noise())[0])
 
 
 def test_a_threshold_below_the_models_own_lowers_it(model):
@@ -197,15 +185,6 @@ def test_the_models_own_score_depends_on_our_candidate_alone(model):
         assert gradient[0, found.candidates[i]].argmax() == found.labels[i]
 
 
-def test_scores_and_boxes_of_the_candidates_are_those_shown(model):
-    detector = detcam.wrap(model)
-    geometry, raw, _ = forward(detector, noise())
-    found = detector.detect(raw, geometry, DetectOptions(conf=0.3))
-    scores = [Probability(c, k)(raw) for c, k in zip(found.candidates, found.labels, strict=True)]
-    torch.testing.assert_close(torch.stack(scores), found.scores)
-    torch.testing.assert_close(geometry.boxes_to_image(raw.boxes(found.candidates)), found.boxes)
-
-
 def test_a_candidate_sits_in_the_cell_its_anchor_stands_in(model):
     """Level by level, row by row, cell by cell: checked against the model's own anchors."""
     detector = detcam.wrap(model)
@@ -232,33 +211,7 @@ def test_candidates_of_one_cell_are_its_anchors():
     assert raw.locate(4 * 144 + 6 * 7 + 5)[1:] == (1, 1, 5)
 
 
-def test_two_pictures_give_what_each_gives_alone(model):
-    detector = detcam.wrap(model)
-    pictures = [noise(seed=1), noise(seed=2)]
-    inputs = [detector.prepare(one, None)[0] for one in pictures]
-    with capture(model, {}):
-        together = detector.forward(torch.stack(inputs))
-        for raw, one in zip(together, inputs, strict=True):
-            (alone,) = detector.forward(one[None])
-            torch.testing.assert_close(raw.scores(), alone.scores(), rtol=0, atol=1e-5)
-            rows = torch.arange(len(raw.class_logits))
-            torch.testing.assert_close(raw.boxes(rows), alone.boxes(rows), rtol=1e-4, atol=1e-3)
-
-
 # --- gradients and layers -------------------------------------------------------------------------
-
-
-def test_every_default_layer_takes_part(model):
-    detector = detcam.wrap(model)
-    layers = [layer.name for layer in detector.layers() if layer.member_of == "backbone"]
-    geometry, raw, caught = forward(detector, noise(), layers)
-    found = detector.detect(raw, geometry, DetectOptions(conf=0.1))
-    found = found[:: max(len(found) // 12, 1)]
-    reached = set()
-    for candidate, label in zip(found.candidates.tolist(), found.labels.tolist(), strict=True):
-        gradients = caught.gradients(ClassLogit(candidate, label)(raw))
-        reached |= {name for name, one in gradients.items() if one is not None and one.any()}
-    assert reached == set(layers)
 
 
 def test_an_edge_of_the_box_can_be_explained(model):
@@ -341,14 +294,6 @@ def same_coat(before, after):
     assert before[1:] == after[1:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_model_in_training_is_left_as_it_was(kind):
-    model = small(kind).train()
-    before = coat(model)
-    assert len(detected(detcam.wrap(model), noise()))
-    same_coat(before, coat(model))
-
-
 def test_the_model_is_left_as_it_was_after_an_exception(monkeypatch):
     model = small("retinanet")
     detector = detcam.wrap(model)
@@ -372,7 +317,3 @@ def test_weights_that_are_no_numbers_are_told():
         model.head.classification_head.cls_logits.weight[0] = torch.nan
     with pytest.raises(CaptureError, match="NaN or infinity: check its weights"):
         forward(detector, noise())
-
-
-def test_the_model_needs_no_wrapper():
-    assert detcam.wrap(nn.DataParallel(small("ssd"))).family == "torchvision SSD"

@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from darknet_replica import suppressed
 from PIL import Image
 from torch import nn
 from yolov4_replica import Replica, full_weights, tiny_weights
 
 import detcam
 from detcam.adapters import yolov4_torch
-from detcam.adapters.base import DetectOptions, LoadOptions
-from detcam.cam.capture import capture
+from detcam.adapters.base import LoadOptions
 from detcam.checkpoints import open_model_file
 from detcam.errors import CheckpointError, InputError, UnsupportedModelError
-from detcam.targets import ClassLogit
 
 
 @pytest.fixture
@@ -60,23 +57,6 @@ def test_pyramid_joins_its_windows_in_the_vendors_order(load):
         found = load(state).model(tensor)
     for one, expected in zip(found, Replica(state).maps(tensor), strict=True):
         torch.testing.assert_close(one.double(), expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("weights", [full_weights, tiny_weights])
-def test_detections_equal_the_replica_box_for_box(load, weights):
-    state = weights(3, seed=4)
-    detector = load(state)
-    tensor, geometry = detector.prepare(picture(), (64, 96))
-    boxes, scores = Replica(state).candidates(tensor)
-    conf = float(np.sort(scores.max(1))[-60:-58].mean())
-    found = detector.detect(forward(detector, picture())[0], geometry, DetectOptions(conf=conf))
-    kept, labels = suppressed(boxes, scores, conf, iou=0.3)
-    assert 1 < len(kept) < 59
-    assert found.candidates.tolist() == list(kept)
-    assert found.labels.tolist() == labels.tolist()
-    expected = (boxes[kept] * np.array([61 / 96, 97 / 64] * 2)).clip(0, np.array([61, 97] * 2))
-    assert np.abs(found.boxes.numpy() - expected).max() <= 1e-3
-    assert np.abs(found.scores.numpy() - scores.max(1)[kept]).max() <= 1e-4
 
 
 def test_one_class_at_416_gives_507_2028_and_8112_candidates_of_18_channels(load):
@@ -173,39 +153,10 @@ def test_stages_of_the_tiny_form_are_named_with_strides_and_channels(load):
 
 @pytest.mark.parametrize("weights", [full_weights, tiny_weights])
 @pytest.mark.parametrize("name", ["backbone", "neck", "head"])
-def test_every_default_layer_has_a_gradient_from_the_candidates_of_its_level(load, weights, name):
+def test_every_set_has_a_layer_for_each_stride(load, weights, name):
     detector = load(weights(1))
-    layers = [layer for layer in detector.layers() if layer.member_of == name]
-    assert sorted(layer.stride for layer in layers) == list(detector.strides)
-    tensor, _ = detector.prepare(picture(), (64, 96))
-    modules = {layer.name: detector.model.get_submodule(layer.name) for layer in layers}
-    with capture(detector.model, modules) as caught:
-        (raw,) = detector.forward(tensor[None])
-        start = 0
-        for level in raw.levels:
-            gradients = caught.gradients(ClassLogit(start + 5, 0)(raw))
-            own = next(layer.name for layer in layers if layer.stride == level.stride)
-            assert gradients[own].abs().max() > 0
-            start += level.rows
-
-
-def test_batch_equals_single_pictures(load):
-    detector = load(full_weights(2))
-    both = forward(detector, picture(seed=1), picture(seed=2))
-    for one, seed in zip(both, (1, 2), strict=True):
-        alone = forward(detector, picture(seed=seed))[0].class_logits
-        torch.testing.assert_close(one.class_logits, alone, atol=1e-5, rtol=1e-5)
-
-
-def test_network_is_as_it_was_after_success_and_after_an_error(load):
-    detector = load(tiny_weights(2))
-    before = {name: tensor.clone() for name, tensor in detector.model.state_dict().items()}
-    detcam.explain(detector, picture(), conf=0.0, max_boxes=2, imgsz=64)
-    with pytest.raises(RuntimeError, match="expected input"):
-        detector.forward(torch.zeros(1, 5, 64, 96))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.model.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in detector.model.parameters())
-    assert not any(module._forward_hooks or module.training for module in detector.model.modules())
+    strides = [layer.stride for layer in detector.layers() if layer.member_of == name]
+    assert sorted(strides) == list(detector.strides)
 
 
 def test_file_is_recognised_by_the_command_lines_loader(tmp_path):
@@ -215,12 +166,6 @@ def test_file_is_recognised_by_the_command_lines_loader(tmp_path):
     assert (detector.family, detector.class_names) == ("YOLOv4-tiny (bubbliiiing)", {0: "cat", 1: "dog"})
     assert {p.dtype for p in detector.model.parameters()} == {torch.float32}
     assert (detector.origin.path, detector.origin.trust) == (str(tmp_path / "ep100.pth"), "safe")
-
-
-@pytest.mark.parametrize("weights", [full_weights, tiny_weights])
-def test_live_network_of_the_same_names_is_recognised(load, weights):
-    model = nn.DataParallel(load(weights(1)).model)
-    assert "bubbliiiing" in detcam.wrap(model, names=("thing",)).family
 
 
 def test_other_networks_are_not_recognised():

@@ -68,37 +68,6 @@ def test_a_loaded_network_gives_the_candidates_of_its_repository(path, pixels, n
     torch.testing.assert_close(raw.class_logits.sigmoid(), classes, rtol=0, atol=1e-6)
 
 
-def test_detections_are_those_of_a_plain_greedy_suppression_at_045(path, pixels):
-    model = trained(Model(3))
-    detector = load(save(path, model))
-    x, geometry = detector.prepare(pixels, 96)
-    found = detector.detect(raw_of(detector, x[None])[0], geometry, DetectOptions(conf=0.3))
-    boxes, objectness, classes = vendor_candidates(model, x[None])
-    expected = greedy(boxes, classes * objectness[:, None], 0.3, 0.45)
-    assert len(expected) > 5
-    assert found.candidates.tolist() == [candidate for candidate, _, _ in expected]
-    assert found.labels.tolist() == [label for _, label, _ in expected]
-    torch.testing.assert_close(found.scores.tolist(), [score for _, _, score in expected], rtol=0, atol=1e-5)
-
-
-def greedy(boxes, scores, conf, iou):
-    """Non-maximum suppression as it is defined: best first, class by class."""
-    best = [(float(row.max()), int(row.argmax()), i) for i, row in enumerate(scores)]
-    kept = []
-    for score, label, i in sorted((b for b in best if b[0] > conf), reverse=True):
-        if all(label != other or overlap(boxes[i], boxes[j]) <= iou for j, other, _ in kept):
-            kept.append((i, label, score))
-    return kept
-
-
-def overlap(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return float(shared / (sum(areas) - shared))
-
-
 def test_the_real_yolov5n_finds_what_its_own_repository_finds(assets):
     detector = load(assets / "weights" / "yolov5n.pt")
     bus = cv2.imread(str(pathlib.Path(ultralytics.__file__).parent / "assets" / "bus.jpg"))[..., ::-1].copy()
@@ -280,20 +249,6 @@ def test_the_layer_sets_are_stages_neck_and_inputs_of_the_head(path):
     assert [layer.part for layer in layers.values()] == ["backbone"] * 5 + ["neck"] * 6
 
 
-def test_every_default_layer_has_a_gradient(path, pixels):
-    detector = load(save(path, trained(Model(2, IDetect))))
-    x, _ = detector.prepare(pixels, 64)
-    stages = [layer.name for layer in detector.layers() if layer.member_of == "backbone"]
-    modules = {name: detector.model.get_submodule(name) for name in stages}
-    with capture(detector.model, modules) as caught:
-        (raw,) = detector.forward(x[None])
-        last = len(raw.class_logits) - 1  # of the coarse level, which every stage reaches
-        gradients = caught.gradients(
-            raw.scoring.unsaturated(raw.class_logits[last], raw.objectness_logits[last], 1)
-        )
-    assert all(gradient.abs().max() > 0 for gradient in gradients.values())
-
-
 # --- what cannot be used is told ------------------------------------------------------------------
 
 
@@ -455,14 +410,3 @@ def test_a_live_model_without_its_description_is_told():
     del model.yaml
     with pytest.raises(UnsupportedModelError, match="lacks its description"):
         adapters.wrap(model)
-
-
-def test_pictures_of_a_batch_do_not_mix():
-    detector = adapters.wrap(trained(Model(3)))
-    x = torch.rand(2, 3, 64, 96)
-    both = raw_of(detector, x)
-    for i in range(2):
-        alone = raw_of(detector, x[i : i + 1])[0]
-        torch.testing.assert_close(both[i].class_logits, alone.class_logits, rtol=0, atol=1e-4)
-        rows = torch.tensor([5, 200, 3])
-        torch.testing.assert_close(both[i].boxes(rows), alone.boxes(rows), rtol=0, atol=1e-4)

@@ -69,6 +69,7 @@ class Example:
 
     family: str
     path: Path
+    classes: int
 
     @property
     def imgsz(self) -> int:
@@ -127,7 +128,7 @@ class Example:
 
 
 class Zoo:
-    """Family -> its example, made when first asked for.
+    """Family, and number of classes -> its example, made when first asked for.
 
     Args:
         folder: where the files go.
@@ -135,18 +136,20 @@ class Zoo:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.made: dict[str, Example] = {}
+        self.made: dict[tuple[str, int], Example] = {}
 
-    def __call__(self, family: str) -> Example:
+    def __call__(self, family: str, classes: int | None = None) -> Example:
         from ultralytics.nn.tasks import yaml_model_load
 
-        if family not in self.made:
+        classes = classes or FAMILIES[family]
+        if (family, classes) not in self.made:
             try:
                 architecture = yaml_model_load(f"{family}.yaml")
             except FileNotFoundError:
                 pytest.skip(f"ultralytics {release_name()} has no {family}")
-            self.made[family] = self._save(Example(family, self.folder / family / "saved.pt"), architecture)
-        return self.made[family]
+            path = self.folder / f"{family}-{classes}" / "saved.pt"
+            self.made[family, classes] = self._save(Example(family, path, classes), architecture)
+        return self.made[family, classes]
 
     def _save(self, example: Example, architecture: dict[str, Any]) -> Example:
         from ultralytics import YOLO
@@ -155,7 +158,7 @@ class Zoo:
         family, folder = example.family, example.path.parent
         folder.mkdir()
         del architecture["yaml_file"]
-        architecture["nc"] = FAMILIES[family]
+        architecture["nc"] = example.classes
         if family.startswith("yolov3"):  # comes in one size only: as a nano
             architecture |= {"width_multiple": 0.25, "depth_multiple": 0.33}
         # Not under the vendor's file names: those it looks for on the internet.
@@ -168,7 +171,7 @@ class Zoo:
             yolo = YOLO(str(recipe), task=_task(family), verbose=False)
             _make_it_find_something(yolo.model, example.imgsz)
         # As training leaves it.
-        yolo.model.names = {index: f"class {index}" for index in range(FAMILIES[family])}
+        yolo.model.names = {index: f"class {index}" for index in range(example.classes)}
         if "kpt_shape" in architecture:
             yolo.model.kpt_shape = architecture["kpt_shape"]
         yolo.ckpt = {"train_args": {"task": _task(family), "imgsz": example.imgsz}}

@@ -1,6 +1,7 @@
 """The guest's coat: whatever happens to a borrowed network, afterwards it is what it was before."""
 
 import copy
+from collections import deque
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def put_marks_on(model):
     model.middle.bias.requires_grad_(False)
     if not model.last.bias.is_inference():
         model.last.bias.grad = torch.full_like(model.last.bias, 0.5)
-    model.own_calls = []
+    model.own_calls = deque()
     model.middle.register_forward_hook(lambda *_: model.own_calls.append("middle"))
     model.stem.register_forward_pre_hook(lambda *_: model.own_calls.append("stem"))
     return model
@@ -234,7 +235,7 @@ def test_the_owners_hooks_run_while_the_network_is_borrowed():
     model = plain()
     with capture(model, layers_of(model)):
         model(picture())
-    assert model.own_calls == ["stem", "middle"]
+    assert list(model.own_calls) == ["stem", "middle"]
 
 
 def test_the_random_state_moves_on_inside_but_not_outside():
