@@ -59,6 +59,7 @@ class Layer:
         channels: channels of the output, or None.
         part: the part of the network it stands in: "backbone", "neck" or "head".
         member_of: the layer set it belongs to, or None.
+        stage: "stem", "stage 1" …, if it is what one of the backbone's stages gives (`stage_names`), or None.
     """
 
     name: str
@@ -67,11 +68,37 @@ class Layer:
     channels: int | None
     part: LayerSet
     member_of: LayerSet | None = None
+    stage: str | None = None
 
     @property
     def level(self) -> str | None:
         """Name of the level of this stride, or None where the output is no feature map."""
         return level_name(self.stride) if self.stride else None
+
+
+def stage_names(table: Sequence[Layer]) -> list[str]:
+    """The stem and the stages: the backbone's layer for each stride from the input's own on, finest first.
+
+    At a stride of the head it is the one that `detcam.explain` takes; at any other the last of the backbone
+    that does not stand inside a block of another stride.
+    """
+    backbone = [layer for layer in table if layer.part == "backbone" and layer.stride]
+    blocks = {layer.name: layer for layer in backbone if layer.kind != "Sequential"}
+    stages: dict[int, str] = {}
+    for layer in backbone:
+        parts = layer.name.split(".")
+        around = [blocks.get(".".join(parts[:depth])) for depth in range(1, len(parts))]
+        if layer.stride and all(block is None or block.stride == layer.stride for block in around):
+            stages[layer.stride] = layer.name
+    explained = [layer for layer in backbone if layer.member_of == "backbone"]
+    stages |= {layer.stride: layer.name for layer in explained if layer.stride}
+    return [stages[stride] for stride in sorted(stages)]
+
+
+def with_stages(table: Sequence[Layer]) -> list[Layer]:
+    """The layers, those that the stem and the stages give marked."""
+    names = {name: f"stage {i}" if i else "stem" for i, name in enumerate(stage_names(table))}
+    return [replace(layer, stage=names.get(layer.name)) for layer in table]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from small_yolo import CLASS_NAMES, detector, network, pictures
+from torch import nn
 
 import detcam
+from detcam.cam.capture import borrowed, observe
 from detcam.cam.methods import METHODS
 from detcam.errors import CaptureError, InputError, NoGradientError, UnknownNameError
 from detcam.explainer import Explainer, ExplainOptions
+from detcam.explainer.passes import EVIDENCE
 from detcam.targets import TARGETS
 
 STAGES = (4, 6, 8)  # the backbone's at /8, /16 and /32
@@ -250,11 +254,24 @@ def test_a_batch_takes_as_many_backward_passes_as_its_fullest_picture_has_boxes(
     assert len(calls) == max(len(one) for one in found)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.uses_gradients])
+ANSWERABLE = [name for name, method in METHODS.items() if set(method.needs) <= set(EVIDENCE)]
+
+
+def test_every_method_but_one_that_reads_a_linear_layer_can_be_had_from_a_detector():
+    assert set(METHODS) - set(ANSWERABLE) == {"cam"}
+
+
+def test_a_method_that_needs_what_detectors_lack_says_so(small):
+    with pytest.raises(InputError, match=r"'cam' needs class_weights, .*, which a detector does not give"):
+        rehearsal(small, method="cam")
+
+
+@pytest.mark.parametrize("method", [name for name in ANSWERABLE if METHODS[name].uses_gradients is False])
 def test_a_method_without_gradients_makes_no_backward_pass(small, photo, monkeypatch, method):
     calls = counted_backward_passes(monkeypatch)
     explanation = detcam.explain(small, photo, method=method)
-    assert not calls
+    # Where a channel stands in what a layer gives is told by a gradient of its own; the network has none.
+    assert not calls or method == "ablation-cam"
     assert all(flags.all() for flags in explanation.involved.values())
 
 
@@ -521,7 +538,61 @@ TARGETS_ASKED = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_scores_of_masked_pictures_weigh_the_channels(small, photo):
+    layers = ["model.2", "model.4"]
+    found = detcam.explain(small, photo, method="score-cam", layers=layers, max_boxes=2, batch_size=5)
+    assert len(found) == 2
+    tensor, _ = small.prepare(photo, None)
+    with (
+        borrowed(small.model),
+        torch.no_grad(),
+        observe({n: small.model.get_submodule(n) for n in layers}) as a,
+    ):
+        small.forward(tensor[None])
+        activations = [one[0] for one in a.values()]
+    for level, maps in zip(found.levels.values(), activations, strict=True):
+        for box, candidate in enumerate(found.detections.candidates.tolist()):
+            scores = []
+            for channel in maps.double():
+                mask = F.interpolate(channel[None, None], tensor.shape[1:], mode="bilinear")[0]
+                mask = (mask - mask.min()) / (mask.max() - mask.min())
+                with borrowed(small.model), torch.no_grad():
+                    (raw,) = small.forward((tensor * mask.float())[None])
+                scores.append(raw.class_logits[candidate, found.detections.labels[box]])
+            weights = torch.stack(scores).softmax(dim=0)
+            expected = (weights[:, None, None] * maps).sum(dim=0).clamp(min=0)
+            torch.testing.assert_close(level[box], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_scores_without_a_channel_weigh_it(small, photo):
+    found = detcam.explain(small, photo, method="ablation-cam", layers="model.4", max_boxes=2)
+    layer = small.model.get_submodule("model.4")
+    tensor, _ = small.prepare(photo, None)
+
+    def scores(without: int | None) -> list[torch.Tensor]:
+        def silence(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            seen.append(output[0].clone())
+            if without is not None:
+                output = output.clone()
+                output[:, without] = 0
+            return output
+
+        hook = layer.register_forward_hook(silence)
+        with borrowed(small.model), torch.no_grad():
+            (raw,) = small.forward(tensor[None])
+        hook.remove()
+        rows = zip(found.detections.candidates, found.detections.labels, strict=True)
+        return [raw.class_logits[candidate, label] for candidate, label in rows]
+
+    seen: list[torch.Tensor] = []
+    before = torch.stack(scores(None))
+    after = torch.stack([torch.stack(scores(channel)) for channel in range(len(seen[0]))], dim=1)
+    weights = (before[:, None] - after) / before.abs()[:, None]
+    expected = torch.einsum("tc,chw->thw", weights, seen[0]).clamp(min=0)
+    torch.testing.assert_close(found.levels["P3"], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ANSWERABLE)
 def test_every_method_explains_every_target(small, photo, method):
     for target in TARGETS_ASKED:
         explanation = detcam.explain(small, photo, method=method, target=target, classes=["dog"], max_boxes=2)

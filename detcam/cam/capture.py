@@ -6,6 +6,7 @@ after any failure, the network is exactly what it was.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from detcam.errors import CaptureError, NoGradientError
 
@@ -48,7 +50,7 @@ class Capture:
 
     Attributes:
         layers: names of the layers that were to be captured.
-        activations: layer name -> (B, C, h, w) output, live in the graph.
+        activations: layer name -> output, (B, C, h, w) or whatever the layer gives, live in the graph.
     """
 
     layers: tuple[str, ...]
@@ -61,7 +63,7 @@ class Capture:
             CaptureError: one did not run.
         """
         for name in self.layers:
-            if name not in self.activations:
+            if not any(key == name or key.startswith((f"{name}#", f"{name}[")) for key in self.activations):
                 raise CaptureError(f"layer {name!r} did not run in the forward pass: choose another layer")
 
     def gradients(self, score: Tensor) -> dict[str, Tensor | None]:
@@ -115,28 +117,37 @@ def capture(
 
     Args:
         model: the network; borrowed (see `borrowed`) for the time of the block.
-        layers: name -> module of `model`; each must run once and return one (B, C, h, w) tensor.
+        layers: name -> module of `model`. A module that runs several times, or gives several tensors, makes
+            as many layers: "head#0", "head#1", "backbone[0]", "backbone[pool]"; such a name asks for that
+            one alone.
         path: which of the two gradients of several layers to build the graph for.
 
     Raises:
-        CaptureError: a layer ran twice, or gave something other than one 4-D float tensor.
+        CaptureError: a layer gave no float tensor of three or more dimensions.
     """
     caught = Capture(tuple(layers))
     with borrowed(model), _sound_batch_norm(model), ExitStack() as stack:
         for name, module in layers.items():
-            hook = _leaf_hook(name, caught.activations, cut_always=path == "direct")
-            stack.callback(module.register_forward_hook(hook).remove)
+            catcher = _Catcher(name, caught.activations, cut_always=path == "direct")
+            stack.callback(module.register_forward_hook(catcher).remove)
         with torch.enable_grad():
             yield caught
 
 
 @contextmanager
 def observe(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
-    """Note the outputs of `modules`, unchanged, in the forward passes made inside the `with` block."""
+    """Note the last outputs of `modules`, unchanged, in the order in which these finished.
+
+    Of the forward passes made inside the `with` block.
+    """
     outputs: dict[str, Any] = {}
 
     def note(name: str) -> Any:
-        return lambda _module, _inputs, output: outputs.__setitem__(name, output)
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            outputs.pop(name, None)
+            outputs[name] = output
+
+        return hook
 
     with ExitStack() as stack:
         for name, module in modules.items():
@@ -173,21 +184,78 @@ def reconnected(parent: nn.Module, branches: Sequence[nn.Module]) -> Iterator[No
         yield
 
 
-def _leaf_hook(name: str, activations: dict[str, Tensor], *, cut_always: bool) -> Any:
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
-        if name in activations:
+class _Catcher:
+    """Notes what a module gives, under the names of the layers that were asked for.
+
+    A layer's plain name stands for all that it gives. Where that is several tensors, they are told apart as
+    "backbone[0]", "backbone[pool]"; and where it runs several times, as "head#0", "head#1".
+    """
+
+    def __init__(self, name: str, activations: dict[str, Tensor], *, cut_always: bool) -> None:
+        self._name, self._call, self._place = parts_of(name)
+        self._activations, self._cut_always = activations, cut_always
+        self._calls = 0
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        call, self._calls = self._calls, self._calls + 1
+        if self._call not in (None, call):
+            return None
+        leaves, structure = pytree.tree_flatten_with_path(output)
+        places = [place_of(path) for path, leaf in leaves if is_map(leaf)]
+        if not places:
             raise CaptureError(
-                f"layer {name!r} ran more than once in one forward pass: choose a layer that runs once"
+                f"layer {self._name!r} gave {_describe(output)}, "
+                "no (B, C, h, w) feature maps or (B, N, C) tokens"
             )
-        if not isinstance(output, Tensor) or output.ndim != 4 or not output.is_floating_point():
-            raise CaptureError(f"layer {name!r} gave {_describe(output)}, not one (B, C, h, w) tensor")
-        is_cut = cut_always or not output.requires_grad
+        if self._place is not None and self._place not in places:
+            raise CaptureError(
+                f"layer {self._name!r} gave nothing at [{self._place}]: choose of {', '.join(places)}"
+            )
+        replaced = [
+            self._catch(leaf, call, place_of(path) if len(places) > 1 else self._place)
+            if is_map(leaf) and self._place in (None, place_of(path))
+            else leaf
+            for path, leaf in leaves
+        ]
+        return pytree.tree_unflatten(replaced, structure)
+
+    def _catch(self, output: Tensor, call: int, place: str | None) -> Tensor:
+        is_cut = self._cut_always or not output.requires_grad
         # The network may write into the layer's input, which some layers hand on as their output, and the
         # next operation into what it is given (in-place activations do): both get another copy than ours.
-        activations[name] = output.detach().clone().requires_grad_() if is_cut else output.clone()
-        return activations[name].clone()
+        caught = output.detach().clone().requires_grad_() if is_cut else output.clone()
+        self._activations[self._key(call, place)] = caught
+        return caught.clone()
 
-    return hook
+    def _key(self, call: int, place: str | None) -> str:
+        suffix = "" if place is None else f"[{place}]"
+        if self._call is None and call == 0:
+            return f"{self._name}{suffix}"
+        if call == 1 and f"{self._name}{suffix}" in self._activations:
+            self._activations[f"{self._name}#0{suffix}"] = self._activations.pop(f"{self._name}{suffix}")
+        return f"{self._name}#{call}{suffix}"
+
+
+def module_name(layer: str) -> str:
+    """The module that a layer's name such as "head#1[pool]" stands for: "head"."""
+    return parts_of(layer)[0]
+
+
+def parts_of(name: str) -> tuple[str, int | None, str | None]:
+    """Module, call and place of "head#1[pool]"; None where the name leaves them open."""
+    found = re.fullmatch(r"(.*?)(?:#(\d+))?(?:\[(.*)\])?", name, re.DOTALL)
+    module, call, place = found.groups() if found else (name, None, None)
+    return module, None if call is None else int(call), place
+
+
+def place_of(path: tuple[Any, ...]) -> str:
+    """Where a tensor stands in nested outputs: "pool", "0.1"."""
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def is_map(value: object) -> bool:
+    """Whether something may be feature maps or tokens: floating-point numbers in three or more dimensions."""
+    return isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point()
 
 
 @contextmanager

@@ -11,11 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detcam.cam.gradient_methods import hires_cam_terms
 from detcam.cam.inputs import feature_maps_float32
 from detcam.errors import InputError
 
 # Relative difference below which two numbers are told apart only by rounding.
 TIE = 1e-6
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Device types that cannot compute in float64."""
 
 
 def eigen_cam(activations: Tensor) -> Tensor:
@@ -40,7 +44,7 @@ def eigen_cam(activations: Tensor) -> Tensor:
         InputError: a value is not finite.
     """
     (activations,) = feature_maps_float32(activations=activations)
-    return _first_components(activations)
+    return first_components(activations)
 
 
 def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -60,22 +64,39 @@ def eigen_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
         ShapeError: not (B, C, h, w), or the two shapes differ.
         InputError: a value is not finite.
     """
-    activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return _first_components(gradients * activations)
+    return first_components(hires_cam_terms(activations, gradients))
 
 
-def _first_components(features: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h, w). One row at a time, so a batch needs no more memory than its largest row."""
+def first_components(features: Tensor) -> Tensor:
+    """The first principal component of each row's features over its cells: centred, sign fixed.
+
+    On Apple's GPU, which has no float64, the components are found on the CPU.
+
+    Args:
+        features: (B, C, h, w), float32.
+
+    Returns:
+        Signed map (B, h, w), float32, on the same device, in units of the features.
+
+    Raises:
+        InputError: a value is not finite.
+    """
     if not features.isfinite().all():
         raise InputError("activations or gradients have NaN or infinite values: no principal component")
     maps = features.new_empty((features.shape[0], *features.shape[2:]))
+    # One row at a time, so that a batch needs no more memory than its largest row.
     for index, row in enumerate(features):
-        # float64: the products below square the range of the values.
-        cells = row.flatten(start_dim=1).T.double()
+        cells = _wide(row.flatten(start_dim=1).T)
         cells = cells - cells.mean(dim=0)
         scores = _leading_scores(cells)
-        maps[index] = (_sign(scores, cells.mean(dim=1)) * scores).reshape(maps.shape[1:])
+        maps[index] = (_sign(scores, cells.mean(dim=1)) * scores).reshape(maps.shape[1:]).to(maps)
     return maps
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float64, as products that square the range of the values need it, wherever there is float64."""
+    device = torch.device("cpu") if tensor.device.type in WITHOUT_FLOAT64 else tensor.device
+    return tensor.to(device, torch.float64)
 
 
 def _leading_scores(cells: Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 A (B, C, h, w) is a layer's output, g = dS/dA the gradient of the explained score S; a map depends on
 its own row only. relu(x) = max(x, 0); Σ_c sums over channels, Σ_hw and mean over the cells of a channel.
 No gradient gives a map of zeros in every formula.
+
+Every map is relu(Σ_c terms_c): beside each formula stand its terms, (B, C, h, w), from which a smoothed map
+is made, too (`Method.smoothed`).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from detcam.cam.inputs import feature_maps_float32
+from detcam.cam.inputs import feature_maps_float32, positive_sum
 
 # A sum smaller than this share of what it sums is float32 rounding, no number to divide by.
 CANCELLED = 1e-6
@@ -32,8 +35,13 @@ def grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(grad_cam_terms(activations, gradients))
+
+
+def grad_cam_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `grad_cam` sums over channels, (B, C, h, w): mean(g_c)·A_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (_mean_gradients(gradients) * activations).sum(dim=1).clamp(min=0)
+    return _mean_gradients(gradients) * activations
 
 
 def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -57,8 +65,13 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(grad_cam_plus_plus_terms(activations, gradients))
+
+
+def grad_cam_plus_plus_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `grad_cam_plus_plus` sums over channels, (B, C, h, w): w_c·A_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (_plus_plus_weights(activations, gradients) * activations).sum(dim=1).clamp(min=0)
+    return _plus_plus_weights(activations, gradients) * activations
 
 
 def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -80,11 +93,16 @@ def x_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(x_grad_cam_terms(activations, gradients))
+
+
+def x_grad_cam_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `x_grad_cam` sums over channels, (B, C, h, w): w_c·A_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
     total = activations.sum(dim=_CELLS, keepdim=True)
     is_cancelled = total.abs() <= CANCELLED * activations.abs().sum(dim=_CELLS, keepdim=True)
     weights = (gradients * activations).sum(dim=_CELLS, keepdim=True) / total
-    return (weights.masked_fill(is_cancelled, 0) * activations).sum(dim=1).clamp(min=0)
+    return weights.masked_fill(is_cancelled, 0) * activations
 
 
 def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -105,8 +123,13 @@ def hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(hires_cam_terms(activations, gradients))
+
+
+def hires_cam_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `hires_cam` sums over channels, (B, C, h, w): g_c⊙A_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (gradients * activations).sum(dim=1).clamp(min=0)
+    return gradients * activations
 
 
 def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -124,8 +147,13 @@ def layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(layer_cam_terms(activations, gradients))
+
+
+def layer_cam_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `layer_cam` sums over channels, (B, C, h, w): relu(g_c)⊙A_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (gradients.clamp(min=0) * activations).sum(dim=1).clamp(min=0)
+    return gradients.clamp(min=0) * activations
 
 
 def grad_cam_elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -144,8 +172,13 @@ def grad_cam_elementwise(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(grad_cam_elementwise_terms(activations, gradients))
+
+
+def grad_cam_elementwise_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `grad_cam_elementwise` sums over channels, (B, C, h, w): relu(g_c⊙A_c)."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (gradients * activations).clamp(min=0).sum(dim=1)
+    return (gradients * activations).clamp(min=0)
 
 
 def ss_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -164,8 +197,13 @@ def ss_grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(ss_grad_cam_terms(activations, gradients))
+
+
+def ss_grad_cam_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `ss_grad_cam` sums over channels, (B, C, h, w): mean(g_c)·A_c⊙S_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    return (_mean_gradients(gradients) * activations * _space_maps(gradients)).sum(dim=1).clamp(min=0)
+    return _mean_gradients(gradients) * activations * _space_maps(gradients)
 
 
 def ss_grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -187,9 +225,13 @@ def ss_grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     Raises:
         ShapeError: not (B, C, h, w), or the two shapes differ.
     """
+    return positive_sum(ss_grad_cam_plus_plus_terms(activations, gradients))
+
+
+def ss_grad_cam_plus_plus_terms(activations: Tensor, gradients: Tensor) -> Tensor:
+    """What `ss_grad_cam_plus_plus` sums over channels, (B, C, h, w): w_c·A_c⊙S_c."""
     activations, gradients = feature_maps_float32(activations=activations, gradients=gradients)
-    weights = _plus_plus_weights(activations, gradients)
-    return (weights * activations * _space_maps(gradients)).sum(dim=1).clamp(min=0)
+    return _plus_plus_weights(activations, gradients) * activations * _space_maps(gradients)
 
 
 def _mean_gradients(gradients: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every formula asks of its inputs: shapes that fit, values in float32."""
+"""What formulas share: inputs whose shapes fit, in float32, and the sum that most of them end in."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ def feature_maps_float32(**tensors: Tensor) -> tuple[Tensor, ...]:
     check_feature_maps(**tensors)
     check_same_shape(**tensors)
     return tuple(tensor.float() for tensor in tensors.values())
+
+
+def positive_sum(terms: Tensor) -> Tensor:
+    """relu(Σ_c terms_c): (B, C, h, w) -> (B, h, w) >= 0."""
+    return terms.sum(dim=1).clamp(min=0)
 
 
 def boxes_float32(activations: Tensor, **named_boxes: Tensor) -> Tensor:

@@ -1,10 +1,14 @@
 """Pencil networks whose gradients are worked out by hand, and in-place operations that lie in wait."""
 
+from collections import OrderedDict
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
 from pencil_networks import Chain, Times, W, X, grid
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from detcam.cam.capture import capture
 from detcam.errors import CaptureError, NoGradientError
@@ -295,19 +299,99 @@ class Gives(nn.Module):
         return [self.layer(x) for _ in range(self.times)]
 
 
-def test_a_layer_that_runs_twice_is_refused():
+@pytest.mark.parametrize("path", ["direct", "total"])
+def test_a_layer_that_runs_several_times_makes_as_many_layers(path, assert_close):
+    model = Gives(lambda x: 2 * x, times=3)
+    with capture(model, {"layer": model.layer}, path) as caught:
+        one, two, three = model(X)
+        gradients = caught.gradients((one + 10 * two * three).sum())
+    assert set(caught.activations) == {"layer#0", "layer#1", "layer#2"}
+    assert_close(gradients["layer#0"], torch.ones_like(X))
+    assert_close(gradients["layer#1"], 10 * 2 * X)
+    assert_close(gradients["layer#2"], 10 * 2 * X)
+
+
+def test_one_run_of_a_layer_can_be_asked_for_alone(assert_close):
+    model = Gives(lambda x: 2 * x, times=3)
+    with capture(model, {"layer#1": model.layer}) as caught:
+        one, two, _ = model(X)
+        gradients = caught.gradients((one + 10 * two).sum())
+    assert not one.requires_grad
+    assert list(gradients) == ["layer#1"]
+    assert_close(gradients["layer#1"], torch.full_like(X, 10))
+
+
+def test_a_run_that_never_comes_is_named():
     model = Gives(lambda x: 2 * x, times=2)
-    with pytest.raises(CaptureError, match="more than once"), capture(model, {"layer": model.layer}):
+    with capture(model, {"layer#2": model.layer}) as caught:
+        model(X)
+        with pytest.raises(CaptureError, match="'layer#2' did not run"):
+            caught.check_all_ran()
+
+
+class Features(NamedTuple):
+    fine: torch.Tensor
+    coarse: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda x: (x, 3 * x), ["layer[0]", "layer[1]"]),
+        (lambda x: [x, (3 * x, None)], ["layer[0]", "layer[1.0]"]),
+        (lambda x: {"0": x, "pool": 3 * x, "size": (2, 2)}, ["layer[0]", "layer[pool]"]),
+        (lambda x: OrderedDict(a=x, b=3 * x), ["layer[a]", "layer[b]"]),
+        (lambda x: Features(x, 3 * x), ["layer[fine]", "layer[coarse]"]),
+    ],
+)
+@pytest.mark.parametrize("path", ["direct", "total"])
+def test_every_tensor_of_nested_outputs_is_captured_and_they_keep_their_form(make, names, path, assert_close):
+    model = Gives(make)
+    with capture(model, {"layer": model.layer}, path) as caught:
+        (output,) = model(X)
+        first, second = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        gradients = caught.gradients((first + 7 * second).sum())
+    assert type(output) is type(make(X))
+    assert list(caught.activations) == names
+    assert_close(caught.activations[names[1]], 3 * X)
+    assert_close(gradients[names[0]], torch.ones_like(X))
+    assert_close(gradients[names[1]], torch.full_like(X, 7))
+
+
+def test_one_of_nested_outputs_can_be_asked_for_alone(assert_close):
+    model = Gives(lambda x: {"0": x, "pool": 3 * x})
+    with capture(model, {"layer[pool]": model.layer}) as caught:
+        (output,) = model(X)
+        gradients = caught.gradients((output["0"] + 7 * output["pool"]).sum())
+    assert list(gradients) == ["layer[pool]"]
+    assert_close(gradients["layer[pool]"], torch.full_like(X, 7))
+
+
+def test_a_single_tensor_among_other_things_has_the_layers_own_name(assert_close):
+    model = Gives(lambda x: (x, None, 3))
+    with capture(model, {"layer": model.layer}) as caught:
+        ((first, *rest),) = model(X)
+        caught.gradients(first.sum())
+    assert list(caught.activations) == ["layer"]
+    assert rest == [None, 3]
+
+
+def test_an_output_that_is_not_there_is_told_with_those_that_are():
+    model = Gives(lambda x: {"0": x, "pool": x})
+    with (
+        pytest.raises(CaptureError, match=r"nothing at \[top\]: choose of 0, pool"),
+        capture(model, {"layer[top]": model.layer}),
+    ):
         model(X)
 
 
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda x: (x, x), "a tuple"),
-        (lambda x: {"out": x}, "a dict"),
+        (lambda x: (x.flatten(), 3), "a tuple"),
+        (lambda x: {"out": x > 0}, "a dict"),
         (lambda x: None, "a NoneType"),
-        (lambda x: x[0], r"shape \(1, 2, 2\)"),
+        (lambda x: x[0, 0], r"shape \(2, 2\)"),
         (lambda x: x.flatten(), r"shape \(4,\)"),
         (lambda x: x.int(), "type torch.int32"),
         (lambda x: x > 0, "type torch.bool"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detcam.cam import eigen_cam, eigen_grad_cam
+from detcam.cam import eigen_cam, eigen_grad_cam, eigen_methods
 from detcam.errors import InputError
 
 FEW_CHANNELS, MANY_CHANNELS = (2, 5, 4, 6), (2, 40, 3, 5)  # C < h·w, C > h·w
@@ -89,6 +89,18 @@ def test_the_eigenproblem_is_never_larger_than_the_smaller_side(shape, monkeypat
     batch, channels, height, width = shape
     smaller = min(channels, height * width)
     assert sides == [(smaller, smaller)] * batch
+
+
+def test_float64_is_asked_of_the_cpu_alone_where_the_device_has_none():
+    class OnApplesGpu:
+        device = torch.device("mps")
+
+        def to(self, device, dtype):
+            return device, dtype
+
+    assert eigen_methods._wide(OnApplesGpu()) == (torch.device("cpu"), torch.float64)
+    OnApplesGpu.device = torch.device("cuda", 1)
+    assert eigen_methods._wide(OnApplesGpu()) == (torch.device("cuda", 1), torch.float64)
 
 
 def test_values_whose_squares_overflow_float32_are_fine(assert_close):

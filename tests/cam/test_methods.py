@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from detcam.cam import ALIASES, METHODS, Method, get_method, grad_cam
-from detcam.errors import ShapeError, UnknownNameError
+from detcam.cam.methods import INPUTS
+from detcam.errors import InputError, ShapeError, UnknownNameError
 
 GRADIENT_METHODS = [name for name, method in METHODS.items() if method.uses_gradients]
 # Grad-CAM++'s weights are a ratio of powers of the gradient: the only formulas that do not scale with it.
 RATIO_METHODS = ["grad-cam++", "ss-grad-cam++"]
 LINEAR_METHODS = [name for name in GRADIENT_METHODS if name not in RATIO_METHODS]
+# Its map is signed, as in the paper; all other sums are rectified.
+SIGNED_SUMS = ["cam"]
+WEIGHTED_METHODS = [name for name, method in METHODS.items() if method.weigh is not None]
+MAPS = ("activations", "gradients")
+BY_CHANNEL = ("masked_scores", "ablated_scores", "class_weights")
 
 Inputs = dict[str, Tensor]
 
@@ -32,12 +39,19 @@ def make_inputs(batch: int = 3, channels: int = 5, height: int = 5, width: int =
         "boxes": torch.cat([corners, corners + sizes], dim=1),
         "cells": torch.cat([cells, cells + 1], dim=1),
         "seeds": torch.randint(2**40, (batch,), generator=generator),
+        "scores": 2 * torch.randn(batch, generator=generator),
+        "masked_scores": 2 * torch.randn(batch, channels, generator=generator),
+        "ablated_scores": 2 * torch.randn(batch, channels, generator=generator),
+        "class_weights": torch.randn(batch, channels, generator=generator),
     }
 
 
 def compute(name: str, inputs: Inputs) -> Tensor:
-    method = METHODS[name]
-    return method.compute(**{need: inputs[need] for need in method.needs})
+    return METHODS[name].compute(**needed(name, inputs))
+
+
+def needed(name: str, inputs: Inputs) -> Inputs:
+    return {need: inputs[need] for need in METHODS[name].needs}
 
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -73,9 +87,30 @@ def test_only_eigen_cam_and_noise_are_class_agnostic():
     assert "class-agnostic" in METHODS["eigen-cam"].summary
 
 
-def test_gradients_are_asked_for_by_every_real_method_but_eigen_cam():
+def test_gradients_are_asked_for_by_every_real_method_that_has_no_other_weights():
     real = {name for name, method in METHODS.items() if not method.is_control}
-    assert set(GRADIENT_METHODS) == real - {"eigen-cam"}
+    assert set(GRADIENT_METHODS) == real - {"eigen-cam", "cam", "score-cam", "ablation-cam"}
+
+
+def test_methods_say_what_has_to_be_scored_anew():
+    rescoring = {name: method.rescores for name, method in METHODS.items() if method.rescores}
+    assert rescoring == {"score-cam": "masked", "ablation-cam": "ablated"}
+
+
+def test_every_input_is_asked_for_by_some_method_and_described():
+    assert {need for method in METHODS.values() for need in method.needs} == set(INPUTS)
+    assert all(INPUTS.values())
+
+
+def test_what_cannot_be_had_is_said_in_one_sentence():
+    detectors = set(INPUTS) - {"class_weights"}
+    for name, method in METHODS.items():
+        if name != "cam":
+            method.check_given(detectors)
+    with pytest.raises(InputError, match=r"'cam' needs class_weights.*final linear layer.*a detector does"):
+        METHODS["cam"].check_given(detectors)
+    with pytest.raises(InputError, match=r"'box' needs boxes.*a classifier does not"):
+        METHODS["box"].check_given(["activations"], "classifier")
 
 
 def test_a_method_is_found_by_name_and_by_alias():
@@ -198,9 +233,71 @@ def test_a_picture_turned_over_its_diagonal_gives_the_map_turned(name, assert_cl
 def test_the_order_of_channels_does_not_matter(name, assert_close):
     inputs = make_inputs()
     shuffled = {**inputs}
-    for need in ("activations", "gradients"):
+    for need in (*MAPS, *BY_CHANNEL):
         shuffled[need] = inputs[need].flip(1)
     assert_close(compute(name, shuffled), compute(name, inputs))
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.is_control])
+def test_a_volume_may_be_laid_out_flat_in_any_way(name, assert_close):
+    # The engine lays (d, h) along one axis: formulas must not know which cells are neighbours.
+    inputs = make_inputs(height=3 * 5, width=7)
+    flat = {**inputs, **{need: inputs[need].reshape(3, 5, 3, 5 * 7) for need in MAPS}}
+    column = {**inputs, **{need: inputs[need].reshape(3, 5, 3 * 5 * 7, 1) for need in MAPS}}
+    volume = compute(name, inputs).reshape(3, 3, 5, 7)
+    assert volume.any()
+    assert_close(compute(name, flat).reshape(3, 3, 5, 7), volume)
+    assert_close(compute(name, column).reshape(3, 3, 5, 7), volume)
+
+
+# --- The contract: the terms of the sum, and the smoothed map ---
+
+
+def test_every_formula_but_principal_components_and_controls_weighs():
+    others = {name for name, method in METHODS.items() if method.weigh is None}
+    assert others == {"eigen-cam", "eigen-grad-cam", "random", "box", "gaussian-in-box", "cell-blob"}
+
+
+@pytest.mark.parametrize("name", WEIGHTED_METHODS)
+def test_the_map_is_the_sum_of_the_weighted_activations(name):
+    method, inputs = METHODS[name], make_inputs()
+    inputs["activations"] = inputs["activations"] - 1  # so that every sum but one has negative cells
+    assert method.weigh is not None
+    terms = method.weigh(**needed(name, inputs))
+    assert terms.shape == inputs["activations"].shape
+    total = terms.sum(dim=1)
+    assert (total < 0).any() or name == "grad-cam-elementwise"
+    assert torch.equal(compute(name, inputs), total if name in SIGNED_SUMS else total.clamp(min=0))
+
+
+@pytest.mark.parametrize("name", WEIGHTED_METHODS)
+@pytest.mark.parametrize("channels", [5, 50], ids=["few channels", "many channels"])
+def test_the_smoothed_map_is_numpys_first_component_of_the_weighted_activations(name, channels, assert_close):
+    method, inputs = METHODS[name], make_inputs(channels=channels)
+    assert method.weigh is not None
+    smoothed = method.smoothed(**needed(name, inputs))
+    for heatmap, terms in zip(smoothed, method.weigh(**needed(name, inputs)), strict=True):
+        cells = terms.double().flatten(1).T
+        cells = cells - cells.mean(dim=0)
+        left, values, _ = np.linalg.svd(cells.numpy(), full_matrices=False)
+        expected = torch.from_numpy(left[:, 0] * values[0]).reshape(heatmap.shape)
+        # The house's sign: with the mean over channels.
+        witness = (expected.flatten() @ cells.mean(dim=1)).sign()
+        assert_close(heatmap, witness * expected)
+
+
+def test_a_smoothed_map_follows_the_gradient_not_the_activations_alone():
+    inputs = make_inputs()
+    other = {**inputs, "gradients": inputs["gradients"].flip(1)}
+    method = METHODS["layer-cam"]
+    found, turned = (method.smoothed(**needed("layer-cam", one)) for one in (inputs, other))
+    assert not torch.allclose(found, turned, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.weigh is None])
+def test_a_method_that_weighs_no_channels_cannot_be_smoothed(name):
+    with pytest.raises(InputError, match=rf"'{name}' weighs no channels.*choose of grad-cam, .*layer-cam"):
+        METHODS[name].smoothed(**needed(name, make_inputs()))
 
 
 # --- The contract: how a map follows the gradient ---
@@ -213,12 +310,14 @@ def test_no_gradient_gives_a_map_of_zeros(name):
     assert torch.equal(compute(name, inputs), torch.zeros(3, 5, 7))
 
 
-@pytest.mark.parametrize("name", GRADIENT_METHODS)
+@pytest.mark.parametrize("name", [*GRADIENT_METHODS, "cam", "score-cam", "ablation-cam"])
 def test_a_channel_without_activation_or_gradient_adds_nothing(name, assert_close):
     inputs = make_inputs()
     padded = {**inputs}
-    for need in ("activations", "gradients"):
+    for need in MAPS:
         padded[need] = torch.nn.functional.pad(inputs[need], (0, 0, 0, 0, 0, 2))
+    for need in BY_CHANNEL:
+        padded[need] = torch.nn.functional.pad(inputs[need], (0, 2), value=9.0)
     assert_close(compute(name, padded), compute(name, inputs))
 
 
@@ -258,6 +357,22 @@ def test_gradients_of_another_shape_are_refused_with_both_shapes(name, shape):
     with pytest.raises(ShapeError, match="activations and gradients must have one shape") as info:
         compute(name, inputs)
     assert "(3, 5, 5, 7)" in str(info.value)
+    assert str(shape) in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["cam", "score-cam", "ablation-cam"])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 5), (5, 3), (3, 5, 1, 1), (3,)])
+def test_weights_that_are_not_one_for_each_channel_are_refused_with_both_shapes(name, shape):
+    inputs = {**make_inputs(), **{need: torch.zeros(shape) for need in BY_CHANNEL}}
+    with pytest.raises(ShapeError, match=r"must be \(3, 5\), one row for every map") as info:
+        compute(name, inputs)
+    assert str(shape) in str(info.value)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 1), (3, 5), ()])
+def test_scores_that_are_not_one_for_each_picture_are_refused_with_both_shapes(shape):
+    with pytest.raises(ShapeError, match=r"scores must be \(3,\), one row for every map") as info:
+        compute("ablation-cam", {**make_inputs(), "scores": torch.zeros(shape)})
     assert str(shape) in str(info.value)
 
 

@@ -1,0 +1,178 @@
+"""What is asked of a detector, and of which pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import Any, overload
+
+import numpy as np
+import torch
+
+from detcam.adapters.base import DetectOptions, Detector
+from detcam.adapters.choosing import chosen_layers
+from detcam.adapters.rehearsal import InputSize, rehearse
+from detcam.cam.capture import GradientPath, capture
+from detcam.cam.methods import get_method
+from detcam.cam.rescoring import Progress
+from detcam.explainer.options import ExplainOptions, check_count
+from detcam.explainer.passes import (
+    EVIDENCE,
+    Plan,
+    PreparedPicture,
+    check_rescorable,
+    explain_batch,
+    layouts_of,
+)
+from detcam.explanation import Explanation, Question
+from detcam.images import Picture, as_picture
+from detcam.targets import UNITS, class_id, target_for
+
+
+@overload
+def explain(detector: Detector, image: list[Any] | tuple[Any, ...], **options: Any) -> list[Explanation]: ...
+
+
+@overload
+def explain(detector: Detector, image: Any, **options: Any) -> Explanation: ...
+
+
+def explain(  # type: ignore[misc]  # the overloads tell one picture from several, not every keyword
+    detector: Detector,
+    image: Any,
+    *,
+    classes: int | str | Sequence[int | str] | None = None,
+    conf: float = 0.25,
+    iou: float | None = None,
+    max_det: int = 300,
+    imgsz: int | tuple[int, int] | None = None,
+    max_boxes: int = 16,
+    method: str = "layer-cam",
+    layers: str | Sequence[str] = "backbone",
+    target: str = "class-logit",
+    path: GradientPath = "direct",
+    keep_features: bool = False,
+    batch: int = 1,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Any:
+    """Explain why a detector fired on a picture, box by box and level by level.
+
+    Args:
+        detector: from `detcam.load` or `detcam.wrap`.
+        image: a path, PIL picture, numpy RGB array or tensor, or a list of these.
+        classes: class ids or names to explain, or one of them; None for all.
+        conf: lowest score, 0..1.
+        iou: overlap from which the weaker box of a class is suppressed, 0..1; None for what the detector's
+            own predict takes, 0.7 for ultralytics.
+        max_det: detections kept per picture.
+        imgsz: the input's largest side, or (H, W); None for the size the model was trained at.
+        max_boxes: boxes explained per picture, best first.
+        method: key of `detcam.METHODS`.
+        layers: "backbone", "neck" or "head" (one layer at each of the head's strides), "stages" (the stem and
+            the backbone's stages), dotted names, or patterns such as "model.*.cv1".
+        target: what of the prediction is explained: a key of `TARGETS`.
+        path: "direct" gradients add up over the layers; "total" ones also run through deeper captured layers.
+        keep_features: keep the captured activations in `Explanation.features`.
+        batch: pictures of one input size per forward pass.
+        batch_size: changed pictures per forward pass of methods that score many; halved when memory runs out.
+        progress: wraps the iterable of these passes, as `tqdm` does.
+
+    Returns:
+        An `Explanation`, or a list of them for a list of images. No detection is an answer: an
+        explanation of length 0.
+
+    Raises:
+        InputError: something asked for does not exist or cannot be used.
+        CaptureError: the network did not give what was to be captured.
+        NoGradientError: a box's target depends on none of the layers.
+    """
+    wanted = (classes,) if isinstance(classes, int | str) else classes
+    options = ExplainOptions(
+        classes=None if wanted is None else tuple(wanted),
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        imgsz=imgsz,
+        max_boxes=max_boxes,
+        method=method,
+        layers=layers if isinstance(layers, str) else tuple(layers),
+        target=target,
+        path=path,
+        keep_features=keep_features,
+        batch_size=batch_size,
+    )
+    explainer = Explainer.of(detector, options, progress)
+    several = isinstance(image, list | tuple)
+    pictures = (as_picture(one) for one in (image if several else [image]))
+    explanations = list(explainer.explain(pictures, batch))
+    return explanations if several else explanations[0]
+
+
+class Explainer(Plan):
+    """A detector and what is asked of it, looked up and checked once for any number of pictures."""
+
+    @classmethod
+    def of(cls, detector: Detector, options: ExplainOptions, progress: Progress | None = None) -> Explainer:
+        """Look the options up in the registries.
+
+        Args:
+            detector: what is asked.
+            options: what it is asked.
+            progress: wraps the iterable of forward passes, for methods that need many, as `tqdm` does.
+
+        Raises:
+            InputError: something asked for does not exist or cannot be used.
+        """
+        names = detector.class_names
+        wanted = None if options.classes is None else tuple(class_id(c, names) for c in options.classes)
+        method = get_method(options.method)
+        method.check_given(EVIDENCE)
+        return cls(
+            detector=detector,
+            options=options,
+            method=method,
+            detect=DetectOptions(options.conf, options.iou, wanted, options.max_det),
+            modules=chosen_layers(detector.model, detector.layers(), options.layers),
+            target=target_for(options.target, names),
+            question=Question(method.name, options.target, UNITS.get(options.target, "logit"), options.path),
+            progress=progress,
+        )
+
+    def explain(self, pictures: Iterable[Picture], batch: int = 1) -> Iterator[Explanation]:
+        """Explanations in the order of `pictures`; neighbours of one input size share forward passes.
+
+        Raises:
+            InputError: `batch` is no count.
+            CaptureError: the network did not give what was to be captured.
+            NoGradientError: a box's target depends on none of the layers.
+        """
+        check_count("batch", batch)
+        inputs = (
+            PreparedPicture(one, *self.detector.prepare(one.pixels, self.options.imgsz)) for one in pictures
+        )
+        for _, alike in groupby(inputs, key=lambda one: one.tensor.shape):
+            while members := list(islice(alike, batch)):
+                yield from explain_batch(self, members)
+
+    def rehearse(self) -> None:
+        """Ask the question once of a small black picture: what would fail for every picture fails here.
+
+        Raises:
+            InputError: the target or method cannot be had from this detector.
+            CaptureError: the network did not give what was to be captured.
+            NoGradientError: no level's target depends on any of the layers.
+        """
+        rehearse(self.detector, self.options.imgsz, self._ask_all_levels)
+
+    def _ask_all_levels(self, pixels: np.ndarray, imgsz: InputSize) -> None:
+        """Ask of one candidate of each level, whatever it found."""
+        tensor, _ = self.detector.prepare(pixels, imgsz)
+        with capture(self.detector.model, self.modules, self.options.path) as caught:
+            (raw,) = self.detector.forward(tensor[None])
+            layouts_of(self, caught, 1, (tensor.shape[1], tensor.shape[2]))
+            check_rescorable(self, raw)
+            candidates = raw.central_candidates().values()
+            scores = [self.target(candidate, min(self.detector.class_names))(raw) for candidate in candidates]
+            if self.method.uses_gradients and scores:  # a head of regions may see none in a black picture
+                caught.gradients(torch.stack(scores).sum())

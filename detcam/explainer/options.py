@@ -1,0 +1,49 @@
+"""What may be asked of a detector, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detcam.cam.capture import GradientPath
+from detcam.errors import InputError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What to explain and how; `explain` documents each field."""
+
+    classes: tuple[int | str, ...] | None = None
+    conf: float = 0.25
+    iou: float | None = None
+    max_det: int = 300
+    imgsz: int | tuple[int, int] | None = None
+    max_boxes: int = 16
+    method: str = "layer-cam"
+    layers: str | tuple[str, ...] = "backbone"
+    target: str = "class-logit"
+    path: GradientPath = "direct"
+    keep_features: bool = False
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.path not in ("direct", "total"):
+            raise UnknownNameError("gradient path", self.path, ("direct", "total"))
+        for name in ("max_det", "max_boxes", "batch_size"):
+            check_count(name, getattr(self, name))
+        sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
+        if self.imgsz is not None and (
+            len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
+        ):
+            raise InputError(f"imgsz must be pixels, or (H, W), got {self.imgsz!r}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse what is not a whole number of at least 1.
+
+    Raises:
+        InputError: it is not; the text has its name.
+    """
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -1,0 +1,283 @@
+"""One forward pass over a batch of pictures, and the maps of every box in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from detcam.adapters.base import DetectOptions, Detector
+from detcam.cam.capture import Capture, borrowed, capture
+from detcam.cam.layers import shift_of
+from detcam.cam.methods import Method
+from detcam.cam.replay import replayed
+from detcam.cam.rescoring import Progress, ablated_scores, masked_scores
+from detcam.cam.tokens import InputFrame, Unfold
+from detcam.errors import InputError, NoGradientError
+from detcam.explainer.layers import explained_layers
+from detcam.explainer.options import ExplainOptions
+from detcam.explanation import ExplainedLayer, Explanation, Question
+from detcam.geometry import Letterbox
+from detcam.images import Picture
+from detcam.structures import Detections, RawPrediction
+from detcam.targets import Target, TargetFactory
+
+EVIDENCE = (
+    "activations",
+    "gradients",
+    "boxes",
+    "cells",
+    "seeds",
+    "scores",
+    "masked_scores",
+    "ablated_scores",
+)
+"""What a detector gives to formulas, of `INPUTS`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A detector and what is asked of it, looked up."""
+
+    detector: Detector
+    options: ExplainOptions
+    method: Method
+    detect: DetectOptions
+    modules: Mapping[str, nn.Module]
+    target: TargetFactory
+    question: Question
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPicture:
+    """A picture as the network sees it."""
+
+    picture: Picture
+    tensor: Tensor
+    geometry: Letterbox
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A picture after the forward pass, and what is gathered for it box by box."""
+
+    input: PreparedPicture
+    raw: RawPrediction
+    found: int
+    chosen: Detections
+    targets: tuple[Target, ...]
+    values: Tensor
+    boxes: Tensor
+    cells: Tensor
+    maps: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    reach: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+
+def explain_batch(plan: Plan, inputs: Sequence[PreparedPicture]) -> list[Explanation]:
+    """Explanations of pictures whose inputs are of one size, in one forward pass.
+
+    Raises:
+        InputError: the method cannot be had from this detector.
+        CaptureError: the network did not give what was to be captured.
+        NoGradientError: a box's target depends on none of the layers.
+    """
+    detector = plan.detector
+    with capture(detector.model, plan.modules, plan.options.path) as caught:
+        raws = detector.forward(torch.stack([one.tensor for one in inputs]))
+        subjects = [_subject(plan, one, raw) for one, raw in zip(inputs, raws, strict=True)]
+        layouts = layouts_of(plan, caught, len(inputs), inputs[0].geometry.input_size)
+        maps = {name: layouts[name](one.detach()) for name, one in caught.activations.items()}
+        if plan.method.rescores is None:
+            for box in range(max(len(subject.chosen) for subject in subjects)):
+                _explain_box(plan, caught, layouts, maps, subjects, box)
+    if plan.method.rescores is not None:
+        for i, subject in enumerate(subjects):
+            _explain_by_rescoring(plan, subject, {name: one[i] for name, one in maps.items()}, layouts)
+    grids = {name: (one.shape[2], one.shape[3]) for name, one in maps.items()}
+    layers = explained_layers(detector, grids, inputs[0].geometry)
+    return [
+        _explanation(plan, layers, subject, {name: one[i] for name, one in maps.items()})
+        for i, subject in enumerate(subjects)
+    ]
+
+
+def layouts_of(plan: Plan, caught: Capture, batch: int, input_size: tuple[int, int]) -> dict[str, Unfold]:
+    """Captured name -> how what it gives becomes feature maps.
+
+    Raises:
+        CaptureError: a layer did not run, or its grid cannot be told.
+    """
+    caught.check_all_ran()
+    frame = InputFrame(batch, input_size)
+    return {
+        name: frame.layout(one, name, shift_of(plan.detector.model, name))
+        for name, one in caught.activations.items()
+    }
+
+
+def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
+    """Check that a candidate is the same in a changed picture, if the method scores such.
+
+    Raises:
+        InputError: it is not; the text names the method.
+    """
+    if plan.method.rescores is not None and raw.located is not None and len(raw.class_logits) > 1:
+        raise InputError(
+            f"method {plan.method.name!r} scores changed pictures, and {plan.detector.family} sees other "
+            "regions in each: choose a method that uses gradients"
+        )
+
+
+def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
+    found = plan.detector.detect(raw, one.geometry, plan.detect)
+    chosen = found[: plan.options.max_boxes]
+    targets = tuple(
+        plan.target(candidate, label)
+        for candidate, label in zip(chosen.candidates.tolist(), chosen.labels.tolist(), strict=True)
+    )
+    return _Subject(
+        input=one,
+        raw=raw,
+        found=len(found),
+        chosen=chosen,
+        targets=targets,
+        values=_values(targets, raw).detach(),
+        boxes=raw.boxes(chosen.candidates).detach(),
+        cells=_cells(raw, chosen, one.geometry.input_size),
+    )
+
+
+def _values(targets: Sequence[Target], raw: RawPrediction) -> Tensor:
+    """The targets' values (T,) in one picture."""
+    values = [target(raw) for target in targets]
+    return torch.stack(values) if values else raw.class_logits.new_zeros(0)
+
+
+def _cells(raw: RawPrediction, chosen: Detections, input_size: tuple[int, int]) -> Tensor:
+    """The cell that predicted each box, (M, 4) xyxy in network-input pixels."""
+    cells = []
+    for candidate in chosen.candidates.tolist():
+        level, row, column, _ = raw.locate(candidate)
+        # Not the stride: a grid whose last cells stick out of the input is squeezed into it, as its map is.
+        height, width = input_size[0] / level.grid[0], input_size[1] / level.grid[1]
+        cells.append([column * width, row * height, (column + 1) * width, (row + 1) * height])
+    return chosen.boxes.new_tensor(cells).reshape(-1, 4)
+
+
+def _explain_box(
+    plan: Plan,
+    caught: Capture,
+    layouts: Mapping[str, Unfold],
+    maps: Mapping[str, Tensor],
+    subjects: Sequence[_Subject],
+    box: int,
+) -> None:
+    """Explain box number `box` of every picture that has so many, in one backward pass for all."""
+    rows = [i for i, subject in enumerate(subjects) if box < len(subject.chosen)]
+    asked = [subjects[i] for i in rows]
+    gradients = {}
+    if plan.method.uses_gradients:
+        score = torch.stack([subject.targets[box](subject.raw) for subject in asked]).sum()
+        gradients = caught.gradients(score)
+    for name, activations in maps.items():
+        gradient = gradients.get(name)
+        gradient = torch.zeros_like(activations) if gradient is None else layouts[name](gradient)
+        available = {"activations": activations[rows], "gradients": gradient[rows]}
+        available |= _placement(asked, box, grid=(activations.shape[2], activations.shape[3]))
+        if box and plan.method.needs == ("activations",):  # the same map for every box: compute it once
+            found = torch.stack([subject.maps[name][0] for subject in asked])
+        else:
+            found = plan.method.compute(**{need: available[need] for need in plan.method.needs})
+        reached = gradient[rows].abs().amax(dim=(1, 2, 3))
+        for subject, one, reach in zip(asked, found, reached, strict=True):
+            subject.maps[name].append(one)
+            subject.reach[name].append(reach)
+
+
+def _placement(asked: Sequence[_Subject], box: int, grid: tuple[int, int]) -> dict[str, Tensor]:
+    """What a method may know of where the box is: box and deciding cell on the layer's grid, and a seed."""
+    rows = slice(box, box + 1)
+    return {
+        "scores": torch.cat([s.values[rows] for s in asked]),
+        "boxes": torch.cat([s.input.geometry.boxes_to_grid(s.boxes[rows], grid) for s in asked]),
+        "cells": torch.cat([s.input.geometry.boxes_to_grid(s.cells[rows], grid) for s in asked]),
+        "seeds": torch.cat([s.chosen.candidates[rows] for s in asked]),
+    }
+
+
+def _explain_by_rescoring(
+    plan: Plan, subject: _Subject, activations: Mapping[str, Tensor], layouts: Mapping[str, Unfold]
+) -> None:
+    """Explain all boxes of a picture by what they score when it, or a layer, is changed."""
+    if not subject.targets:
+        return
+    check_rescorable(plan, subject.raw)
+    for name, one in activations.items():
+        repeated = one.expand(len(subject.targets), *one.shape)
+        available = {"activations": repeated, "scores": subject.values}
+        available[f"{plan.method.rescores}_scores"] = _rescored(plan, subject, name, one, layouts[name])
+        found = plan.method.compute(**{need: available[need] for need in plan.method.needs})
+        subject.maps[name].extend(found)
+
+
+def _rescored(plan: Plan, subject: _Subject, name: str, activations: Tensor, unfold: Unfold) -> Tensor:
+    """(T, C) values of all targets with each channel of a layer as a mask, or left out."""
+    model, picture = plan.detector.model, subject.input.tensor[None]
+
+    def score(pictures: tuple[Tensor, ...]) -> Tensor:
+        raws = plan.detector.forward(pictures[0])
+        return torch.stack([_values(subject.targets, raw) for raw in raws], dim=1)
+
+    if plan.method.rescores == "masked":
+        with borrowed(model), torch.no_grad():
+            return masked_scores((picture,), activations, score, plan.options.batch_size, plan.progress)
+    with replayed(model, name, score, (picture,)) as replay:
+        return ablated_scores(replay, unfold, plan.options.batch_size, plan.progress)
+
+
+def _explanation(
+    plan: Plan, layers: dict[str, ExplainedLayer], subject: _Subject, activations: Mapping[str, Tensor]
+) -> Explanation:
+    levels = {
+        layer.level: torch.stack(subject.maps[name]) if len(subject.chosen) else torch.zeros(0, *layer.grid)
+        for name, layer in layers.items()
+    }
+    features = {layer.level: activations[name].clone() for name, layer in layers.items()}
+    return Explanation(
+        picture=subject.input.picture,
+        geometry=subject.input.geometry,
+        detections=subject.chosen,
+        found=subject.found,
+        class_names=plan.detector.class_names,
+        question=plan.question,
+        layers=tuple(layers.values()),
+        levels=levels,
+        involved=_involved(plan, layers, subject),
+        deciding=tuple(subject.raw.locate(c).level.name for c in subject.chosen.candidates.tolist()),
+        target_values=tuple(subject.values.tolist()),
+        features=features if plan.options.keep_features else None,
+    )
+
+
+def _involved(plan: Plan, layers: dict[str, ExplainedLayer], subject: _Subject) -> dict[str, Tensor]:
+    """Level name -> (M,) whether each box's target depends on that layer.
+
+    Raises:
+        NoGradientError: a box's target depends on none of them, or its gradient is not a number.
+    """
+    count = len(subject.chosen)
+    if not plan.method.uses_gradients or not count:
+        return {layer.level: torch.ones(count, dtype=torch.bool) for layer in layers.values()}
+    reach = torch.stack([torch.stack(subject.reach[name]) for name in layers]).cpu()
+    for box, column in enumerate(reach.T):
+        if not column.isfinite().all() or not column.any():
+            what = "is zero" if column.isfinite().all() else "is not finite"
+            raise NoGradientError(
+                f"the gradient of target {plan.question.target!r} of box {box} {what} at the layers "
+                f"{', '.join(layers)}: choose other layers or another target"
+            )
+    return {layer.level: row > 0 for layer, row in zip(layers.values(), reach, strict=True)}
