@@ -157,6 +157,9 @@ def class_id(name_or_id: str | int, class_names: Mapping[int, str]) -> int:
     try:
         index = int(name_or_id)
     except ValueError:
+        if all(name == str(index) for index, name in class_names.items()):
+            hint = f"This model has no names for its {len(ids)} classes: give --names, or the id"
+            raise UnknownNameError("class", str(name_or_id), (), hint) from None
         raise UnknownNameError("class", str(name_or_id), ids) from None
     if index not in class_names:
         raise InputError(

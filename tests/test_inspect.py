@@ -282,3 +282,51 @@ def test_what_is_read_off_the_instructions_is_what_unpickling_gives(assets, name
     walk(everything)
     listing = list_checkpoint(file.data)
     assert (listing.tensors, listing.numbers) == (found, sum(numbers.values()))
+
+
+# --- what disagrees, and what is only known when it is read ---
+
+
+def test_stray_names_do_not_overrule_the_convolutions(path, capsys):
+    torch.save({"model": head(cls=7, reg=4), "names": ["a", "b"]}, path)
+    found = inspect(path)
+    assert (found.classes, found.class_names) == (7, ("a", "b"))
+    assert run(path) == 0
+    assert "classes:           7 by the last convolutions, but 2 names" in capsys.readouterr().out
+
+
+def test_names_count_where_no_convolution_can_be_read(path):
+    torch.save({"model": Foreign({0: "carp", 1: "duck"})}, path)
+    assert inspect(path).classes == 2
+
+
+def test_a_file_of_known_names_is_not_called_safe_before_it_is_read(path):
+    class Sneaky(nn.Conv2d):
+        def __reduce__(self):
+            return nn.Conv2d, (3, 4, 1)
+
+    torch.save({"model": Sneaky(3, 4, 1)}, path)
+    trust = inspect(path).trust
+    assert trust.startswith("every name in it is known; how they are used is checked when it is read")
+    assert "safe" not in trust
+
+
+@pytest.mark.parametrize(
+    ("arch", "layer", "channels"),
+    [
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", "roi_heads.box_predictor.cls_score.weight", 5),
+        ("ssdlite320_mobilenet_v3_large", "head.classification_head.module_list.0.1.weight", 30),
+    ],
+)
+def test_a_torchvision_state_dict_is_counted_at_the_layers_that_score_classes(
+    path, arch, layer, channels, capsys
+):
+    from torchvision.models import detection
+
+    model = getattr(detection, arch)(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(model.state_dict(), path)
+    found = inspect(path)
+    assert (found.family, found.classes, found.final_convolutions[layer]) == ("torchvision", 5, channels)
+    assert not any("rpn" in name for name in found.final_convolutions)
+    assert run(path) == 0
+    assert "classes:           5, background counted" in capsys.readouterr().out

@@ -185,3 +185,11 @@ def test_a_class_is_known_by_its_name_before_its_number(given, expected):
 
 def test_a_class_name_may_hold_a_colon():
     assert target_for("class-difference:a:b", {0: "x", 1: "a:b"})(0, 0).other == 1
+
+
+def test_a_class_by_name_of_a_model_without_names_says_how_to_give_them():
+    with pytest.raises(UnknownNameError) as caught:
+        class_id("person", {0: "0", 1: "1"})
+    assert str(caught.value) == (
+        "no class 'person'. This model has no names for its 2 classes: give --names, or the id"
+    )

@@ -20,10 +20,13 @@ from detcam.adapters import (
     yolox,
 )
 from detcam.adapters.base import Branch, DetectOptions, Detector, Family, LoadOptions, device_of
+from detcam.adapters.choosing import chosen_layers
 from detcam.adapters.generic import wrap_generic
 from detcam.adapters.heads import Head, HeadOutput
 from detcam.adapters.huggingface import HuggingFaceDetector
 from detcam.adapters.inspecting import FileDescription, describe_file
+from detcam.adapters.options import PERMISSIONS, check_used, options_of
+from detcam.adapters.rehearsal import rehearse
 from detcam.adapters.torchvision_loading import (
     load_torchvision,
     reads_torchvision,
@@ -47,11 +50,15 @@ __all__ = [
     "HeadOutput",
     "LoadOptions",
     "UltralyticsDetector",
+    "chosen_layers",
     "device_of",
     "inspect",
     "load",
+    "rehearse",
     "wrap",
 ]
+
+_MOST_WRAPPERS = 10
 
 # The first family that knows a model or file takes it.
 ADAPTERS: dict[str, Family] = {
@@ -81,10 +88,11 @@ ADAPTERS: dict[str, Family] = {
     "ultralytics": Family(
         "ultralytics 8.3 and newer: YOLOv3 to YOLO26, World and YOLOE, boxes of every task",
         recognises=UltralyticsDetector.recognises,
-        wrap=lambda model, options: UltralyticsDetector(model, options.branch),
+        wrap=UltralyticsDetector,
         reads=UltralyticsDetector.reads,
         load=UltralyticsDetector.load,
         resolve=ultralytics_checkpoint.resolve,
+        uses=frozenset({"branch", "names", "num_classes"}),
     ),
     "yolov6": Family(
         "YOLOv6 of Meituan, releases 3 and 4, live",
@@ -112,6 +120,7 @@ ADAPTERS: dict[str, Family] = {
         wrap=darknet.wrap,
         reads=darknet.reads,
         load=darknet.load,
+        file_uses=frozenset({"cfg"}),
     ),
     "yolov4": Family(
         "YOLOv4 and YOLOv4-tiny in bubbliiiing's layout: live, and state dicts (.pth)",
@@ -119,6 +128,7 @@ ADAPTERS: dict[str, Family] = {
         wrap=yolov4_torch.wrap,
         reads=yolov4_torch.reads,
         load=yolov4_torch.load,
+        uses=frozenset({"anchors", "names", "num_classes"}),
     ),
     "torchvision": Family(
         "torchvision's Faster, Mask and Keypoint R-CNN, RetinaNet, FCOS, SSD: live, and state dicts (--arch)",
@@ -126,6 +136,7 @@ ADAPTERS: dict[str, Family] = {
         wrap=wrap_torchvision,
         reads=reads_torchvision,
         load=load_torchvision,
+        file_uses=frozenset({"arch"}),
     ),
     "transformers": Family(
         "DETR, RT-DETR, RT-DETRv2 and YOLOS of HuggingFace transformers, live: queries",
@@ -149,14 +160,15 @@ def wrap(model: nn.Module, *, head: Any = None, **options: Any) -> Detector:
     Raises:
         UnsupportedModelError: no adapter understands it.
         AmbiguousHeadError: the head's tensors can be read in several ways.
-        InputError: an option that cannot be used.
+        InputError: an option that cannot be used, or that the family does not use.
     """
     if head is not None:
         return wrap_generic(model, head, options)
-    wanted = LoadOptions(**options)
+    wanted = options_of(options)
     for candidate in _inside(model):
-        for family in ADAPTERS.values():
+        for name, family in ADAPTERS.items():
             if family.recognises(candidate):
+                check_used(wanted, name, family.uses, ADAPTERS)
                 return family.wrap(candidate, wanted)
     raise UnsupportedModelError(
         f"no adapter understands a {type(model).__name__}: it reads models of {', '.join(ADAPTERS)}. "
@@ -186,12 +198,14 @@ def load(
     Raises:
         CheckpointError: the file cannot be read, or holds no detector.
         UnsafeCheckpointError: the file would have to run code that nobody allowed.
-        InputError: no such device, or an option the family cannot use.
+        UnsupportedModelError: there is no way yet to explain such a network.
+        InputError: no such device, or an option that does not fit or that the family does not use.
     """
-    place, wanted = _device(device), LoadOptions(**options)
+    place, wanted = _device(device), options_of(options)
     file = open_model_file(path)
-    for family in ADAPTERS.values():
+    for name, family in ADAPTERS.items():
         if family.reads is not None and family.load is not None and family.reads(file, wanted):
+            check_used(wanted, name, family.uses | family.file_uses | PERMISSIONS, ADAPTERS)
             detector = family.load(file, wanted)
             detector.model.to(place)
             return detector
@@ -205,13 +219,17 @@ def _unread(file: ModelFile) -> CheckpointError:
         what = f"weights without a model ({len(file.tensors)} tensors, the first {first!r})"
     else:
         what = f"no model of a known family (it names {', '.join(file.globals[:5]) or 'nothing'})"
-    return CheckpointError(f"{file.path} holds {what}. Families that are read: {', '.join(ADAPTERS)}")
+    read = ", ".join(name for name, family in ADAPTERS.items() if family.reads is not None)
+    return CheckpointError(f"{file.path} holds {what}. Families that are read: {read}")
 
 
 def _inside(model: nn.Module) -> Iterator[nn.Module]:
     """The model and what it wraps, outermost first."""
     inner: object = model
-    while isinstance(inner, nn.Module):
+    seen: set[int] = set()
+    # A property may give the model itself, or a new one each time.
+    while isinstance(inner, nn.Module) and id(inner) not in seen and len(seen) < _MOST_WRAPPERS:
+        seen.add(id(inner))
         yield inner
         inner = getattr(inner, "module", None) or getattr(inner, "model", None)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detcam.adapters.told_names import ordered_names
 from detcam.checkpoints import ModelFile
-from detcam.errors import InputError
+from detcam.errors import InputError, UnknownNameError
 from detcam.geometry import Letterbox
 from detcam.structures import Detections, Layer, Origin, RawPrediction
 
@@ -61,7 +63,13 @@ class Detector(Protocol):
     origin: Origin | None
 
     def prepare(self, pixels: np.ndarray, imgsz: int | tuple[int, int] | None) -> tuple[Tensor, Letterbox]:
-        """The network's input (3, H, W) of a picture (H, W, 3) uint8 RGB, as the vendor prepares it."""
+        """The network's input (3, H, W) of a picture (H, W, 3) uint8 RGB, as the vendor prepares it.
+
+        Args:
+            pixels: the picture.
+            imgsz: side of the square, or (H, W), that the input fits into or fills, as the vendor does: a
+                letterboxing detector runs the smallest rectangle in it also if both sides are given.
+        """
         ...
 
     def forward(self, batch: Tensor) -> list[RawPrediction]:
@@ -82,18 +90,21 @@ Branch = Literal["one2many", "one2one"]
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What a user may say about a model that its file does not; each family takes what it needs.
+    """What a user may say about a model that its file does not; `Family` says who uses what.
 
     Attributes:
         branch: of a head with two, the one to explain; None follows the model.
         allow_globals: names in the file that may be imported.
         unsafe: let the file run whatever it likes.
         cfg: Darknet's description of the network.
-        names: class names, in order of their ids; None where the file has them.
+        names: class names, in order of their ids, or by their ids; None where the file has them.
         num_classes: to settle or to check what the weights say.
         anchors: (w, h) in input pixels, in the order of the head's levels and anchors.
         arch: a torchvision builder, such as "fasterrcnn_resnet50_fpn_v2".
         layout: name of a tensor layout, for heads that only show tensors.
+
+    Raises:
+        InputError: a value that cannot be used for any model.
     """
 
     branch: Branch | None = None
@@ -105,6 +116,12 @@ class LoadOptions:
     anchors: tuple[tuple[float, float], ...] | None = None
     arch: str | None = None
     layout: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", ordered_names(self.names))
+        check_count(self.num_classes)
+        if self.branch not in (None, *get_args(Branch)):
+            raise UnknownNameError("branch", str(self.branch), get_args(Branch))
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,8 @@ class Family:
         reads: whether a file is of this family, by its names, tensors and the options; nothing in it runs.
         load: makes the detector from such a file, on the CPU.
         resolve: the class that stands for a dotted name in such a file, or None; for `detcam inspect`.
+        uses: fields of `LoadOptions` that it uses; any other that was given is an error.
+        file_uses: those that it uses of files besides.
     """
 
     summary: str
@@ -126,8 +145,21 @@ class Family:
     reads: Callable[[ModelFile, LoadOptions], bool] | None = None
     load: Callable[[ModelFile, LoadOptions], Detector] | None = None
     resolve: Callable[[str], type | None] | None = None
+    uses: frozenset[str] = frozenset({"names", "num_classes"})
+    file_uses: frozenset[str] = frozenset()
+
+
+def check_count(num_classes: object) -> None:
+    """Check a class count that somebody gave.
+
+    Raises:
+        InputError: it is no whole number, or less than 1.
+    """
+    if num_classes is not None and (type(num_classes) is not int or num_classes < 1):
+        raise InputError(f"num_classes must be a whole number of at least 1, got {num_classes!r}")
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a network's weights are."""
-    return next(model.parameters()).device
+    """Where a network's weights are, or its buffers; the CPU for one without any."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

@@ -154,12 +154,17 @@ def _agreed(told: dict[str, set[int]]) -> set[int] | None:
 
 
 def _only(fitting: Sequence[Layout], counts: set[int] | None, what: str) -> Layout:
-    if len(fitting) > 1:
+    if len({str(layout) for layout in fitting}) > 1:
         ways_out = _WAYS_OUT if counts is None or len(counts) > 1 else "give --layout"
         raise AmbiguousHeadError(
             f"{what} reads as {_listed(fitting)}: {ways_out}", [str(layout) for layout in fitting]
         )
-    (layout,) = fitting
+    layout = fitting[0]
+    if len(fitting) > 1:
+        strides = " or ".join(str(list(one.strides)) for one in fitting[:_SHOWN])
+        raise AmbiguousHeadError(
+            f"{what} reads as {layout} at strides {strides}: give strides", [str(layout)]
+        )
     if layout.num_classes is not None:
         return layout
     if counts is None or len(counts) > 1:
@@ -172,9 +177,10 @@ def _only(fitting: Sequence[Layout], counts: set[int] | None, what: str) -> Layo
 
 
 def _listed(layouts: Sequence[Layout]) -> str:
-    shown = [str(layout) for layout in layouts[:_SHOWN]]
-    if len(layouts) > _SHOWN:
-        return f"{', '.join(shown)} or {len(layouts) - _SHOWN} other ways"
+    texts = list(dict.fromkeys(str(layout) for layout in layouts))  # some differ in their strides alone
+    shown = texts[:_SHOWN]
+    if len(texts) > _SHOWN:
+        return f"{', '.join(shown)} or {len(texts) - _SHOWN} other ways"
     return " or ".join(part for part in (", ".join(shown[:-1]), shown[-1]) if part)
 
 

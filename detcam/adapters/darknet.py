@@ -23,7 +23,7 @@ from detcam.adapters.darknet_weights import load_weights
 from detcam.adapters.decoding import exponential_anchor_boxes, squared_anchor_boxes
 from detcam.adapters.preparation import Stretched, bilinear_cv2
 from detcam.checkpoints import ModelFile
-from detcam.errors import CheckpointError, InputError, UnsupportedModelError
+from detcam.errors import CheckpointError, UnsupportedModelError
 from detcam.geometry import Letterbox
 from detcam.scoring import ObjectTimesClass
 from detcam.structures import Origin
@@ -61,12 +61,10 @@ def wrap(model: nn.Module, options: LoadOptions, origin: Origin | None = None) -
 
     Raises:
         UnsupportedModelError: it is another network.
-        InputError: names or number of classes do not fit the network, or anchors were given.
+        InputError: names or number of classes do not fit the network.
     """
     if not isinstance(model, DarknetNetwork):
         raise UnsupportedModelError(f"a {type(model).__name__} is no DarknetNetwork")
-    if options.anchors is not None:
-        raise InputError("a Darknet network has its anchors in the .cfg file: leave --anchors out")
     heads = tuple(_head(model, index) for index in model.heads)
     return DarknetDetector(
         model=model,

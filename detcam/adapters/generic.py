@@ -26,10 +26,10 @@ from detcam.adapters.preparation import LetterboxedRectangle
 from detcam.adapters.suppression import suppress, upright_detections
 from detcam.adapters.tensor_head import TensorOptions, tensor_head
 from detcam.cam.capture import borrowed
-from detcam.errors import CaptureError, InputError, ShapeError
+from detcam.errors import CaptureError, InputError, ShapeError, UnknownNameError
 from detcam.geometry import Letterbox
 from detcam.scoring import SIGMOID, ObjectTimesClass
-from detcam.structures import Detections, Layer, Level, RawPrediction
+from detcam.structures import Detections, Layer, Level, RawPrediction, with_stages
 
 
 class GenericDetector:
@@ -97,7 +97,7 @@ class GenericDetector:
     def _layers(self) -> list[Layer]:
         own: Callable[[], Sequence[Layer]] | None = getattr(self._head, "layers", None)
         if own is not None:
-            return list(own())
+            return with_stages(own())
         rules = LayerRules(self.strides, self._options.backbone, self._options.head_modules)
         return layer_table(self.model, rules, max(self._blank_size), self._run_blank)
 
@@ -194,12 +194,13 @@ def wrap_generic(model: nn.Module, head: Any, options: Mapping[str, Any]) -> Gen
     """
     own = _chosen(GenericOptions, options)
     about_tensors = _chosen(TensorOptions, options)
-    unknown = sorted(set(options) - set(own) - set(about_tensors))
-    if unknown or (is_head(head) and about_tensors):
-        unwanted = unknown or sorted(about_tensors)
-        raise InputError(
-            f"wrap(head=…) cannot use {', '.join(unwanted)} with this head: see docs/adapters.md"
-        )
+    known = [*GenericOptions.__dataclass_fields__, *TensorOptions.__dataclass_fields__]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option", name, known, "See docs/adapters.md")
+    if is_head(head) and about_tensors:
+        unwanted = ", ".join(sorted(about_tensors))
+        raise InputError(f"wrap(head=…) cannot use {unwanted} with this head: see docs/adapters.md")
     wanted = GenericOptions(**own)
     if not is_head(head):
         head, wanted = tensor_head(model, head, TensorOptions(**about_tensors), wanted)

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from detcam.adapters.base import check_count
+from detcam.adapters.told_names import ordered_names
 from detcam.geometry import Letterbox
 from detcam.scoring import Scoring
 from detcam.structures import Level, Origin, RowOrder
@@ -58,7 +60,7 @@ class GenericOptions:
     """What may be said about a detector besides its head.
 
     Attributes:
-        names: class names, in order of their ids; None for the ids themselves.
+        names: class names, in order of their ids, or by their ids; None for the ids themselves.
         num_classes: to settle or to check what the tensors say.
         imgsz: side of the square that inputs fit into by default, in pixels.
         iou: overlap that the detector's own predict suppresses from; 1 for heads that need no suppression.
@@ -66,6 +68,9 @@ class GenericOptions:
         backbone: dotted names of the modules that are the backbone; () works it out.
         head_modules: dotted names of the modules that are the head.
         origin: the file it was loaded from.
+
+    Raises:
+        InputError: names or count that cannot be used for any model.
     """
 
     names: tuple[str, ...] | None = None
@@ -76,6 +81,10 @@ class GenericOptions:
     backbone: tuple[str, ...] = ()
     head_modules: tuple[str, ...] = ()
     origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", ordered_names(self.names))
+        check_count(self.num_classes)
 
 
 def is_head(given: object) -> bool:

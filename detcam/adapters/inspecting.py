@@ -15,8 +15,10 @@ from torch import Tensor
 from detcam.adapters.base import Family, LoadOptions
 from detcam.adapters.class_count import counts_of_convolutions
 from detcam.adapters.layouts import HeadFacts
+from detcam.adapters.torchvision_loading import class_columns, torchvision_class_layers
 from detcam.checkpoints import ModelFile, open_model_file
 from detcam.checkpoints.files import printable, read_bytes
+from detcam.checkpoints.model_file import WAYS_WITH_A_WHOLE_MODEL
 from detcam.checkpoints.reading import unknown_globals
 from detcam.checkpoints.scanning import PickleListing, list_checkpoint
 from detcam.errors import CheckpointError, DetcamError, ShapeError
@@ -41,8 +43,9 @@ class FileDescription:
         path: as given.
         kind: what it is, for people.
         family: key of `ADAPTERS` that would read it as it is, or None.
-        classes: number of classes.
-        class_names: in order of their ids.
+        classes: number of classes: by the last convolutions, else by the names. With torchvision the
+            background counts, as it does for `--num-classes`.
+        class_names: in order of their ids; where they are not as many as the classes, both are shown.
         tensors: how many there are.
         parameters: numbers in them, what is shared counted once.
         bytes: size of the file.
@@ -74,7 +77,7 @@ class FileDescription:
             "file": self.path,
             "kind": self.kind,
             "family": self.family or "none that would read it as it is",
-            "classes": "not known without building it" if self.classes is None else str(self.classes),
+            "classes": self._classes_text(),
             "names": ", ".join(names[:_SHOWN_NAMES]) + (" …" if len(names) > _SHOWN_NAMES else ""),
             "tensors": "" if self.tensors is None else f"{self.tensors:,}",
             "parameters": "" if self.parameters is None else f"{self.parameters:,}",
@@ -86,6 +89,13 @@ class FileDescription:
             "trust": self.trust,
         }
         return [f"{name + ':':18} {printable(value)}" for name, value in shown.items() if value]
+
+    def _classes_text(self) -> str:
+        if self.classes is None:
+            return "not known without building it"
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            return f"{self.classes} by the last convolutions, but {len(self.class_names)} names"
+        return f"{self.classes}{', background counted' if self.family == 'torchvision' else ''}"
 
 
 def describe_file(path: str | PathLike[str], families: Mapping[str, Family]) -> FileDescription:
@@ -106,14 +116,14 @@ def describe_file(path: str | PathLike[str], families: Mapping[str, Family]) -> 
     family = _family_of(file, families)
     tensors = _weights(file)
     listing = list_checkpoint(file.data) if file.kind == "torch" else PickleListing()
-    convolutions = final_convolutions(tensors or {})
+    convolutions = torchvision_class_layers(tensors or {}) or final_convolutions(tensors or {})
     unknown = _unknown(file, families.get(family or ""))
-    counted = _count(convolutions, tensors or {})
+    counted = class_columns(tensors or {}) or _count(convolutions, tensors or {})
     return FileDescription(
         path=str(path),
         kind=_KINDS[file.kind],
         family=family,
-        classes=len(listing.names) if listing.names else counted,
+        classes=counted or (len(listing.names) if listing.names else None),
         class_names=listing.names,
         tensors=listing.tensors if tensors is None and listing.tensors else _length(tensors),
         parameters=_parameters(file, tensors, listing),
@@ -122,7 +132,7 @@ def describe_file(path: str | PathLike[str], families: Mapping[str, Family]) -> 
         final_convolutions=convolutions,
         known_globals=tuple(name for name in file.globals if name not in unknown),
         unknown_globals=tuple(unknown),
-        trust=_trust(file, unknown, is_weights=tensors is not None),
+        trust=_trust(file, family, unknown, is_weights=tensors is not None),
     )
 
 
@@ -234,13 +244,16 @@ def _length(tensors: Mapping[str, Tensor] | None) -> int | None:
     return None if tensors is None else len(tensors)
 
 
-def _trust(file: ModelFile, unknown: list[str], *, is_weights: bool) -> str:
+def _trust(file: ModelFile, family: str | None, unknown: list[str], *, is_weights: bool) -> str:
     if file.kind != "torch" or not file.globals:
         return "safe: numbers only"
-    if unknown and is_weights:
-        return f"safe: only its weights are read, the {len(unknown)} unknown names are never looked at"
+    if is_weights:
+        beside = f", the {len(unknown)} unknown names are never looked at" if unknown else ""
+        return f"safe: only its weights are read{beside}"
+    if unknown and family is None:
+        return f"{len(unknown)} unknown names: refused. {WAYS_WITH_A_WHOLE_MODEL}"
     if unknown:
         return (
             f"{len(unknown)} unknown names: refused, unless allowed by --allow-global NAME or --unsafe-load"
         )
-    return "safe: every name in it is known, nothing in it has to run"
+    return "every name in it is known; how they are used is checked when it is read, and nothing of it runs"

@@ -9,7 +9,7 @@ from torch import nn
 
 from detcam.adapters.stages import measured_layers
 from detcam.cam.capture import observe
-from detcam.structures import Layer, LayerSet
+from detcam.structures import Layer, LayerSet, with_stages
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def layer_table(model: nn.Module, rules: LayerRules, side: int, run: Callable[[]
     measured = {layer.name: layer for layer in measured_layers(model, modules, unsorted, side, forward)}
     layers = _in_parts([measured[name] for name in order], rules)
     members = _members(layers, rules, _inside_blocks(layers, modules))
-    return [replace(layer, member_of=members.get(layer.name)) for layer in layers]
+    return with_stages([replace(layer, member_of=members.get(layer.name)) for layer in layers])
 
 
 def _in_parts(layers: Sequence[Layer], rules: LayerRules) -> list[Layer]:

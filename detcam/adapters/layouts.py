@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from functools import cache, lru_cache
+from itertools import combinations, pairwise, product
 from typing import Literal, NamedTuple
 
 from detcam.errors import ShapeError, UnknownNameError
@@ -26,7 +27,7 @@ BINS = (16, 17, 8, 32)
 MOST_ANCHORS = 9
 """Anchors per cell that are considered; RetinaNet has the most."""
 
-_STRIDES = (4, 8, 16, 32, 64, 128)
+_STRIDES = (4, 8, 16, 32, 64, 128)  # with any of them left out
 _MOST_WINNERS = 1000  # boxes that an end-to-end head shows; DETR's relatives go up to 900
 
 
@@ -267,13 +268,15 @@ def _strides_of_grids(
     grids: Sequence[Shape], facts: HeadFacts
 ) -> Iterator[tuple[tuple[int, ...], LevelsOrder]]:
     height, width = facts.input_size
-    possible = []
+    whole, rounded = [], []
     for rows, columns in grids:
         exact = height // max(rows, 1)
-        is_exact = rows * exact == height and columns * exact == width
-        tried = facts.strides or ((exact,) if is_exact else _STRIDES)
-        possible.append([stride for stride in tried if grid_of(facts.input_size, stride) == (rows, columns)])
-    yield from _in_order(possible, facts)
+        whole.append([exact] if rows * exact == height and columns * exact == width else [])
+        tried = facts.strides or _STRIDES
+        rounded.append([s for s in tried if grid_of(facts.input_size, s) == (rows, columns)])
+    # Strides that divide the input come before those that leave a cut cell.
+    found = [] if facts.strides else list(_in_order(whole, facts))
+    yield from found or _in_order(rounded, facts)
 
 
 def _strides_of_rows(
@@ -282,13 +285,15 @@ def _strides_of_rows(
     told = facts.strides
     if len(counts) > 1 or (told and len(told) == 1):
         tried = _STRIDES if told is None else told
-        possible = [[s for s in tried if anchors * _cells(facts, (s,)) == count] for count in counts]
+        possible = [
+            [s for s in tried if anchors * _cells(facts.input_size, (s,)) == count] for count in counts
+        ]
         yield from _in_order(possible, facts)
         return
-    for run in _runs() if told is None else (told,):
-        if anchors * _cells(facts, run) == counts[0]:
-            known = told is not None or len(run) == 1
-            yield run, _order(run) if known else None
+    for chosen in _choices() if told is None else (told,):
+        if anchors * _cells(facts.input_size, chosen) == counts[0]:
+            known = told is not None or len(chosen) == 1
+            yield chosen, _order(chosen) if known else None
 
 
 def _in_order(
@@ -308,10 +313,14 @@ def _order(strides: Sequence[int]) -> LevelsOrder | None:
     return "coarse to fine" if all(first > second for first, second in pairs) else None
 
 
-def _runs() -> Iterator[tuple[int, ...]]:
-    for first in range(len(_STRIDES)):
-        for last in range(first, len(_STRIDES)):
-            yield _STRIDES[first : last + 1]
+@cache
+def _choices() -> tuple[tuple[int, ...], ...]:
+    """Every choice of strides that a head's levels may have, finest first.
+
+    All of them, also rare ones: left out, the truth could not contradict a false reading.
+    """
+    sizes = range(1, len(_STRIDES) + 1)
+    return tuple(chosen for size in sizes for chosen in combinations(_STRIDES, size))
 
 
 def grid_of(input_size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -319,8 +328,9 @@ def grid_of(input_size: tuple[int, int], stride: int) -> tuple[int, int]:
     return math.ceil(input_size[0] / stride), math.ceil(input_size[1] / stride)
 
 
-def _cells(facts: HeadFacts, strides: Sequence[int]) -> int:
-    return sum(math.prod(grid_of(facts.input_size, stride)) for stride in strides)
+@lru_cache(maxsize=1024)
+def _cells(input_size: tuple[int, int], strides: tuple[int, ...]) -> int:
+    return sum(math.prod(grid_of(input_size, stride)) for stride in strides)
 
 
 def _check_alike(facts: HeadFacts) -> None:

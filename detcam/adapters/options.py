@@ -1,4 +1,4 @@
-"""What a user types about a model, read into `LoadOptions`: class names, anchors."""
+"""What a user says about a model, typed or in Python, read into `LoadOptions`; and whether it is of use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detcam.adapters.base import LoadOptions
+from detcam.adapters.base import Family, LoadOptions
 from detcam.adapters.layouts import LAYOUTS
+from detcam.adapters.told_names import ordered_names
 from detcam.errors import InputError, UnknownNameError
 
 _LISTS, _YAMLS = (".names", ".txt"), (".yaml", ".yml")
+PERMISSIONS = frozenset({"allow_globals", "unsafe"})
+"""Options that say nothing about a model: what its file may do."""
+
+_FLAGS = {"allow_globals": "--allow-global", "unsafe": "--unsafe-load"}
 _MOST_BYTES = 1_000_000  # a file of class names is far smaller; what is larger is another file
-_MOST_NAMES = 100_000
 
 
 def load_options(
@@ -38,8 +42,6 @@ def load_options(
     Raises:
         InputError: one of them cannot be used; for a file, the text names file and line.
     """
-    if num_classes is not None and num_classes < 1:
-        raise InputError(f"--num-classes must be at least 1, got {num_classes}")
     if layout is not None and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS, "All are listed in docs/adapters.md")
     if cfg is not None and not Path(cfg).is_file():
@@ -52,6 +54,49 @@ def load_options(
         arch=arch,
         layout=layout,
     )
+
+
+def options_of(said: Mapping[str, Any]) -> LoadOptions:
+    """The options that were given as keywords.
+
+    Raises:
+        UnknownNameError: there is no such option; the closest are offered.
+        InputError: one of them cannot be used.
+    """
+    for name in said:
+        if name not in LoadOptions.__dataclass_fields__:
+            hint = "With head=… there are more: docs/adapters.md"
+            raise UnknownNameError("option", name, LoadOptions.__dataclass_fields__, hint)
+    return LoadOptions(**said)
+
+
+def check_used(
+    wanted: LoadOptions, family: str, used: frozenset[str], families: Mapping[str, Family]
+) -> None:
+    """Check that nothing was said that would be ignored: it would look as if it had been heeded.
+
+    Args:
+        wanted: what was said.
+        family: that takes the model.
+        used: names of the options that it uses of this model.
+        families: `ADAPTERS`, to say whose an option is.
+
+    Raises:
+        InputError: an option was given that the family does not use.
+    """
+    said = {
+        name for name, one in LoadOptions.__dataclass_fields__.items() if getattr(wanted, name) != one.default
+    }
+    for name in sorted(said - used):
+        owners = [other for other, one in families.items() if name in one.uses | one.file_uses]
+        whose = ", ".join(owners) or ("files" if name in PERMISSIONS else "detcam.wrap(model, head=…)")
+        takes = ", ".join(map(flag, sorted(used - PERMISSIONS)))
+        raise InputError(f"{family} takes no {flag(name)}, which is for {whose}: it takes {takes}")
+
+
+def flag(name: str) -> str:
+    """A field of `LoadOptions` as it is typed: `--num-classes`."""
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def read_names(given: str) -> tuple[str, ...]:
@@ -139,19 +184,7 @@ def _names_in_yaml(path: Path, text: str) -> tuple[str, ...]:
     names = content.get("names") if isinstance(content, Mapping) else None
     if not isinstance(names, list | Mapping) or not names:
         raise InputError(f"--names {path}: holds no `names:` list. Give the data set's data.yaml")
-    if isinstance(names, Mapping):
-        names = _in_order(path, names)
-    for index, name in enumerate(names):
-        # YAML reads a class called `no` or `1` as false or a number.
-        if not isinstance(name, str | int | float | bool) or not str(name).strip():
-            raise InputError(f"--names {path}: the name of class {index} is no text ({type(name).__name__})")
-    return tuple(str(name) for name in names)
-
-
-def _in_order(path: Path, names: Mapping[Any, Any]) -> list[Any]:
-    if set(names) != set(range(len(names))) or len(names) > _MOST_NAMES:
-        missing = next((index for index in range(len(names)) if index not in names), len(names))
-        raise InputError(
-            f"--names {path}: ids must be 0 to {len(names) - 1} without a gap, but {missing} is missing"
-        )
-    return [names[index] for index in range(len(names))]
+    try:
+        return ordered_names(names) or ()
+    except InputError as error:
+        raise InputError(f"--names {path}: {error}") from error

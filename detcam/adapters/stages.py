@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from detcam.cam.capture import borrowed, observe
-from detcam.structures import Layer, LayerSet
+from detcam.errors import UnsupportedModelError
+from detcam.structures import Layer, LayerSet, with_stages
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LayerTable:
         layers = measured_layers(model, modules, self.parts, side, lambda: run_blank(side))
         if self.members is None:
             return with_sets(layers, self.feeders, strides)
-        return [replace(layer, member_of=self.members.get(layer.name)) for layer in layers]
+        return with_stages([replace(layer, member_of=self.members.get(layer.name)) for layer in layers])
 
 
 def measured_layers(
@@ -75,7 +76,7 @@ def _layer(name: str, module: nn.Module, part: LayerSet, output: object, side: i
 
 
 def with_sets(layers: Sequence[Layer], feeders: Sequence[str], strides: Sequence[int]) -> list[Layer]:
-    """Mark the sets: the head's inputs; in backbone and neck the last layer at each of the head's strides.
+    """Mark sets and stages. Sets: the head's inputs; the last of backbone and neck at each of its strides.
 
     Args:
         layers: in the order in which they run.
@@ -91,4 +92,16 @@ def with_sets(layers: Sequence[Layer], feeders: Sequence[str], strides: Sequence
                     last[part, stride] = layer.name
     chosen: dict[str, LayerSet] = {name: part for (part, _), name in last.items()}
     chosen.update(dict.fromkeys(feeders, "head"))
-    return [replace(layer, member_of=chosen.get(layer.name)) for layer in layers]
+    return with_stages([replace(layer, member_of=chosen.get(layer.name)) for layer in layers])
+
+
+def described_backbone(model: nn.Module) -> int:
+    """How many of a network's numbered layers are the backbone, by the description `yaml` that it keeps.
+
+    Raises:
+        UnsupportedModelError: it has none.
+    """
+    description = getattr(model, "yaml", None)
+    if not isinstance(description, Mapping) or "backbone" not in description:
+        raise UnsupportedModelError("the model lacks its description `yaml`, which says what its backbone is")
+    return len(description["backbone"])

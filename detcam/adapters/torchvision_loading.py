@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ _KINDS: tuple[type[TorchvisionDetector], ...] = (
     FCOSDetector,
     SSDDetector,
 )
+_LAST = re.compile(r"\.(cls_score|bbox_pred|cls_logits|module_list\.\d+(\.1)?)\.weight$")
 _CLASS_LAYERS = ("roi_heads.box_predictor.", "head.classification_head.")
 
 
@@ -137,6 +139,17 @@ def class_columns(tensors: Mapping[str, Tensor]) -> int | None:
             # Of every anchor, as many rows as there are classes, and four for the edges of its box.
             return len(tensors[classes]) // max(len(tensors[edges]) // 4, 1)
     return None
+
+
+def torchvision_class_layers(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Name of a weight of the layers that score classes and boxes -> its output channels; {} for none."""
+    if class_columns(tensors) is None:
+        return {}
+    return {
+        name: len(weight)
+        for name, weight in tensors.items()
+        if name.startswith(_CLASS_LAYERS) and _LAST.search(name) and weight.ndim > 1
+    }
 
 
 def _architecture(file: ModelFile, arch: str | None) -> Architecture:

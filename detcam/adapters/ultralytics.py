@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detcam.adapters.base import Branch, DetectOptions, LoadOptions, device_of
+from detcam.adapters.class_names import class_names_for
 from detcam.adapters.decoding import (
     boxes_around,
     cell_centres,
@@ -28,6 +29,7 @@ from detcam.adapters.preparation import LetterboxedRectangle
 from detcam.adapters.restoring import kept_attributes
 from detcam.adapters.suppression import best_score, suppress, take_best
 from detcam.adapters.ultralytics_network import (
+    classes_of_tower,
     head_of,
     input_channels,
     is_kind,
@@ -36,12 +38,15 @@ from detcam.adapters.ultralytics_network import (
     top_level_layers,
     trained_size,
 )
-from detcam.adapters.ultralytics_prompts import is_prompted, ordinary_prompts, prompted_class_names
+from detcam.adapters.ultralytics_prompts import is_prompted, ordinary_prompts, prompt_count
+from detcam.adapters.weights import made_to_run
 from detcam.cam.capture import observe, reconnected
 from detcam.checkpoints import ModelFile
 from detcam.errors import CaptureError, InputError, UnsupportedModelError
 from detcam.geometry import Letterbox
 from detcam.structures import Detections, Layer, Level, Origin, RawPrediction, level_name
+
+_NOTHING_SAID = LoadOptions()
 
 
 class UltralyticsDetector:
@@ -49,16 +54,19 @@ class UltralyticsDetector:
 
     Args:
         model: the network, not the `YOLO` object around it.
-        branch: of a head with two, the one to explain; None follows the head's own `end2end`, as
-            predict does.
+        options: `branch`, of a head with two, the one to explain (None follows the head's own `end2end`, as
+            predict does); class names, and a class count to check.
         origin: the file the model came from.
 
     Raises:
         UnsupportedModelError: `model` has no such head.
-        InputError: the head lacks the wanted branch, or the prompts that are its classes.
+        InputError: the head lacks the wanted branch, or the prompts that are its classes; names or class
+            count do not fit its last convolutions.
     """
 
-    def __init__(self, model: nn.Module, branch: Branch | None = None, origin: Origin | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, options: LoadOptions = _NOTHING_SAID, origin: Origin | None = None
+    ) -> None:
         if not self.recognises(model):
             raise UnsupportedModelError(
                 f"{type(model).__name__} is no ultralytics detection model: its last layer is no Detect head"
@@ -66,14 +74,16 @@ class UltralyticsDetector:
         self.model = cast(Any, model)
         self.origin = origin
         self.head: Any = self.model.model[-1]
-        self._branch = branch
-        if branch is not None and self._tower("cv2", branch) is None:
+        self._branch = options.branch
+        if options.branch is not None and self._tower("cv2", options.branch) is None:
             raise InputError(
-                f"this {type(self.head).__name__} head has no {branch} branch: leave the branch out"
+                f"this {type(self.head).__name__} head has no {options.branch} branch: leave the branch out"
             )
         self.family = f"ultralytics {type(self.head).__name__}"
-        self.class_names = self._class_names()
+        self.class_names = self._class_names(options)
         self.strides = tuple(int(stride) for stride in self.head.stride)
+        if min(self.strides, default=0) < 1:
+            raise UnsupportedModelError(f"the head's strides, {self.strides}, are no pixels per cell")
         self.imgsz = trained_size(model)
 
     @classmethod
@@ -83,9 +93,10 @@ class UltralyticsDetector:
         Raises:
             CheckpointError: the file cannot be read, or holds no detector.
             UnsafeCheckpointError: the file would have to run code that nobody allowed.
+            InputError: see the class.
         """
         model, origin = load_network(file, options)
-        return cls(model, options.branch, origin)
+        return made_to_run(file.path, lambda: cls(model, options, origin))
 
     @staticmethod
     def reads(file: ModelFile, options: LoadOptions) -> bool:
@@ -176,11 +187,19 @@ class UltralyticsDetector:
             self.head.shape = None
             self.model(torch.zeros(1, input_channels(self.model), side, side, device=device))
 
-    def _class_names(self) -> dict[int, str]:
-        if is_prompted(self.head):
-            return prompted_class_names(self.model, self.head)
+    def _class_names(self, options: LoadOptions) -> dict[int, str]:
         names = own_names(self.model)
-        return {index: str(names.get(index, index)) for index in range(self.head.nc)}
+        if is_prompted(self.head):
+            count = prompt_count(self.model, self.head)
+            # Names that are not as many as the prompts are those of other classes.
+            return class_names_for(count, names if len(names) == count else None, options)
+        count = classes_of_tower(self._tower("cv3", self.branch))
+        if self.head.nc != count:
+            raise InputError(
+                f"the {type(self.head).__name__} head says it has {self.head.nc} classes, but its last "
+                f"convolutions score {count}: the model is damaged, or was changed by halves"
+            )
+        return class_names_for(count, names, options)
 
     @property
     def _roles(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from detcam.checkpoints import (
     Checkpoint,
     CheckpointFile,
     Ignored,
+    find_model,
     imported_module_class,
     read_checkpoint,
 )
@@ -140,12 +141,12 @@ def _with_vendor_hint(error: UnsafeCheckpointError) -> UnsafeCheckpointError:
 
 def _detector_in(checkpoint: Checkpoint) -> nn.Module:
     content = checkpoint.content
-    found = content
-    if isinstance(content, dict):
-        found = content["ema"] if content.get("ema") is not None else content.get("model")
+    found: object = find_model(content)
     vendor = _import_vendor()
     if isinstance(found, vendor.DetectionModel | vendor.ClassificationModel):
         return cast(nn.Module, found)
+    if found is None:
+        found = content.get("model") if isinstance(content, dict) else content
     for part in (found, content):
         if isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values()):
             found = part

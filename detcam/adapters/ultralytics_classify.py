@@ -29,6 +29,7 @@ from detcam.adapters.ultralytics_network import (
     strides_of,
     trained_size,
 )
+from detcam.adapters.weights import made_to_run
 from detcam.cam.capture import observe
 from detcam.checkpoints import ModelFile
 from detcam.errors import CaptureError, UnsupportedModelError
@@ -91,7 +92,7 @@ class ClassifyDetector:
             if names_head(file, kind):
                 raise _without_detections(kind)
         model, origin = load_network(file, options)
-        return cls(model, options, origin)
+        return made_to_run(file.path, lambda: cls(model, options, origin))
 
     @staticmethod
     def reads(file: ModelFile, options: LoadOptions) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from torch import nn
 
 from detcam.adapters.base import LoadOptions
-from detcam.adapters.stages import measured_layers, with_sets
+from detcam.adapters.stages import described_backbone, measured_layers, with_sets
 from detcam.adapters.ultralytics_checkpoint import load_ultralytics
 from detcam.checkpoints import CheckpointFile, ModelFile
+from detcam.errors import UnsupportedModelError
 from detcam.structures import Layer, LayerSet, Origin
+
+_USUAL_SIZE = 640
 
 
 def load_network(file: ModelFile, options: LoadOptions) -> tuple[nn.Module, Origin]:
@@ -46,6 +49,23 @@ def is_kind(module: nn.Module | None, *kinds: str) -> bool:
     return any(kind.__name__ in kinds for kind in type(module).__mro__)
 
 
+def classes_of_tower(tower: Iterable[nn.Module]) -> int:
+    """Classes that a head's tower scores: the output channels of its last convolution, alike at every level.
+
+    Raises:
+        UnsupportedModelError: there is no such convolution, or the levels differ.
+    """
+    last = [[m.out_channels for m in level.modules() if isinstance(m, nn.Conv2d)][-1:] for level in tower]
+    counts = sorted({channels for level in last for channels in level})
+    if len(counts) != 1 or not all(last):
+        raise UnsupportedModelError(
+            f"the levels of the head score different numbers of classes: {counts}"
+            if counts
+            else "the head's towers hold no convolution that would say how many classes there are"
+        )
+    return counts[0]
+
+
 def own_names(model: nn.Module) -> dict[int, str]:
     """Class id -> name as the model has them; it may keep them as a list."""
     names = getattr(model, "names", None) or {}
@@ -53,12 +73,13 @@ def own_names(model: nn.Module) -> dict[int, str]:
 
 
 def trained_size(model: nn.Module) -> int:
-    """Side of the square the model was trained at, in pixels; 640 if it does not say."""
+    """Side of the square the model was trained at, in pixels; 640 if it says none."""
     arguments = getattr(model, "args", None)
     if not isinstance(arguments, dict):
         arguments = vars(arguments) if hasattr(arguments, "__dict__") else {}
-    size = arguments.get("imgsz", 640)
-    return max(size) if isinstance(size, list | tuple) else int(size)
+    said = arguments.get("imgsz")
+    sides = said if isinstance(said, list | tuple) else [said]
+    return max(sides) if sides and all(type(side) is int and side > 0 for side in sides) else _USUAL_SIZE
 
 
 def input_channels(model: nn.Module) -> int:
@@ -84,10 +105,13 @@ def top_level_layers(
 
 
 def blocks_and_parts(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, LayerSet]]:
-    """Dotted name -> module, and name -> part, of every layer in front of the head, in order."""
-    network = cast(Any, model)
-    backbone = len(network.yaml["backbone"])
-    blocks = {f"model.{i}": block for i, block in enumerate(list(network.model)[:-1])}
+    """Dotted name -> module, and name -> part, of every layer in front of the head, in order.
+
+    Raises:
+        UnsupportedModelError: the model lacks its description.
+    """
+    backbone = described_backbone(model)
+    blocks = {f"model.{i}": block for i, block in enumerate(list(cast(Any, model).model)[:-1])}
     return blocks, {name: "backbone" if i < backbone else "neck" for i, name in enumerate(blocks)}
 
 

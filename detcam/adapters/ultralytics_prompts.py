@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detcam.adapters.ultralytics_network import is_kind, own_names
+from detcam.adapters.ultralytics_network import is_kind
 from detcam.errors import InputError, UnsupportedModelError
 
 _PROMPTS = {"WorldDetect": "txt_feats", "YOLOEDetect": "pe"}
@@ -23,21 +23,13 @@ def is_prompted(head: nn.Module) -> bool:
     return is_kind(head, *_PROMPTS)
 
 
-def prompted_class_names(model: nn.Module, head: nn.Module) -> dict[int, str]:
-    """Class id -> name, one for each prompt.
-
-    Names that are not as many as the prompts are those of other classes: then the ids stand for them.
+def prompt_count(model: nn.Module, head: Any) -> int:
+    """How many prompts, and so classes, there are.
 
     Raises:
         InputError: the model has no prompts.
         UnsupportedModelError: the head has its vocabulary built in.
     """
-    count = _prompt_count(model, head)
-    names = own_names(model)
-    return {index: str(names[index]) if len(names) == count else str(index) for index in range(count)}
-
-
-def _prompt_count(model: nn.Module, head: Any) -> int:
     if hasattr(head, "lrpc"):
         raise UnsupportedModelError(
             "a prompt-free YOLOE head drops most of its cells before it scores them, which is not supported: "

@@ -37,6 +37,7 @@ from detcam.adapters.ultralytics_network import (
     top_level_layers,
     trained_size,
 )
+from detcam.adapters.weights import made_to_run
 from detcam.cam.capture import observe
 from detcam.checkpoints import ModelFile
 from detcam.errors import UnsupportedModelError
@@ -88,7 +89,7 @@ class RTDETRDetector:
             InputError: names or class count do not fit the head.
         """
         model, origin = load_network(file, options)
-        return cls(model, options, origin)
+        return made_to_run(file.path, lambda: cls(model, options, origin))
 
     @staticmethod
     def reads(file: ModelFile, options: LoadOptions) -> bool:

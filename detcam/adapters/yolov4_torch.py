@@ -19,7 +19,7 @@ from detcam.adapters.class_names import class_names_for, classes_in
 from detcam.adapters.decoding import exponential_anchor_boxes
 from detcam.adapters.preparation import Stretched, bicubic_pillow
 from detcam.adapters.stages import LayerTable
-from detcam.adapters.weights import check_weights_are_finite
+from detcam.adapters.weights import check_weights_are_finite, said_by
 from detcam.adapters.yolov4_network import Yolov4Network, Yolov4TinyNetwork
 from detcam.checkpoints import ModelFile
 from detcam.errors import CheckpointError, InputError, UnsupportedModelError
@@ -214,9 +214,8 @@ def _network(file: ModelFile, form: _Form, tensors: Mapping[str, Tensor]) -> nn.
     except KeyError as error:
         raise CheckpointError(f"{file.path} is no whole {form.family}: it lacks {error}") from error
     except (RuntimeError, ValueError) as error:
-        what = " ".join(str(error).split())[:300]
         raise CheckpointError(
-            f"{file.path} does not fit {form.family}: {what}. For a network that was changed (also one with "
-            "attention, phi 1 to 4) give the live model to detcam.wrap"
+            f"{file.path} does not fit {form.family}: {said_by(error)}. For a network that was changed "
+            "(also one with attention, phi 1 to 4) give the live model to detcam.wrap"
         ) from error
     return model

@@ -7,7 +7,7 @@ drops the maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -21,19 +21,17 @@ from detcam.adapters.class_names import class_names_for, classes_in
 from detcam.adapters.decoding import squared_anchor_boxes
 from detcam.adapters.preparation import LetterboxedRectangle
 from detcam.adapters.restoring import kept_attributes
-from detcam.adapters.stages import LayerTable
-from detcam.adapters.weights import check_weights_are_finite
+from detcam.adapters.stages import LayerTable, described_backbone
+from detcam.adapters.weights import check_weights_are_finite, made_to_run
 from detcam.adapters.yolov5_checkpoint import load_network, trained_size
 from detcam.adapters.yolov5_modules import sources_of
 from detcam.checkpoints import CheckpointFile, ModelFile
-from detcam.errors import CheckpointError, InputError, UnsupportedModelError
+from detcam.errors import CheckpointError, UnsupportedModelError
 from detcam.scoring import ObjectAlone, ObjectTimesClass, Scoring
 from detcam.structures import Origin
 
 _HEAD_ATTRIBUTES = ("m", "anchors", "stride", "f")
 _OWN_SIZE, _OWN_IOU = 640, 0.45
-# What a network raises whose parts do not fit together.
-_BROKEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def recognises(model: nn.Module) -> bool:
@@ -74,24 +72,13 @@ def load(file: ModelFile, options: LoadOptions) -> AnchorGridDetector:
         raise CheckpointError(f"{file.path} holds a {type(model).__name__} without a head that has anchors")
     check_weights_are_finite(model, file.path)
     origin = Origin(str(file.path), file.sha256, checkpoint.trust, checkpoint.allowed_globals)
-    try:
-        detector = _detector(model, options, trained_size(checkpoint) or _OWN_SIZE, origin)
-        detector.layers()  # runs it once
-    except InputError:
-        raise
-    except _BROKEN as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise CheckpointError(
-            f"{file.path} holds a network that does not run: it is damaged, or from a release that is not "
-            f"supported ({said})"
-        ) from error
-    return detector
+    imgsz = trained_size(checkpoint) or _OWN_SIZE
+    return made_to_run(file.path, lambda: _detector(model, options, imgsz, origin))
 
 
 def _detector(
     model: nn.Module, options: LoadOptions, imgsz: int, origin: Origin | None
 ) -> AnchorGridDetector:
-    _refuse_foreign(options)
     network = cast(Any, model)
     head = network.model[-1]
     heads, classes = _levels(head, f"model.{len(network.model) - 1}")
@@ -110,12 +97,6 @@ def _detector(
         origin=origin,
         guard=partial(_kept, head),
     )
-
-
-def _refuse_foreign(options: LoadOptions) -> None:
-    for name in ("branch", "cfg", "anchors", "arch", "layout"):
-        if getattr(options, name) is not None:
-            raise InputError(f"a YOLOv5, v3 or v7 model says all about itself: leave out --{name}")
 
 
 def _scoring(classes: int, *, is_v7: bool) -> Scoring:
@@ -164,10 +145,7 @@ def _anchors_in_pixels(head: Any) -> Tensor:
 
 def _table(network: Any, levels: int) -> LayerTable:
     """All layers but the head; the description in the model says where the backbone ends."""
-    description = getattr(network, "yaml", None)
-    if not isinstance(description, Mapping) or "backbone" not in description:
-        raise UnsupportedModelError("the model lacks its description `yaml`, which says what its backbone is")
-    backbone = len(description["backbone"])
+    backbone = described_backbone(network)
     count = len(network.model) - 1
     # Auxiliary heads, used in training only, read the sources behind the first ones.
     feeders = list(sources_of(network.model[-1], count))[:levels]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from detcam.adapters import yolov5_modules as ours
-from detcam.checkpoints import Checkpoint, CheckpointFile, Ignored, read_checkpoint
+from detcam.checkpoints import Checkpoint, CheckpointFile, Ignored, find_model, read_checkpoint
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 _COMMON: dict[str, type[nn.Module]] = {
@@ -124,14 +124,12 @@ def _with_hint(error: UnsafeCheckpointError) -> UnsafeCheckpointError:
 
 
 def _network_in(checkpoint: Checkpoint) -> nn.Module:
+    found = find_model(checkpoint.content)
+    if found is not None:
+        return found
     content = checkpoint.content
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates = [content[key] for key in ("ema", "model") if content.get(key) is not None]
-    for candidate in candidates:
-        if isinstance(candidate, nn.Module):
-            return candidate
-    what = f"a {type(candidates[-1]).__name__} where the model should be" if candidates else "no model"
+    model = content.get("model") if isinstance(content, Mapping) else content
+    what = "no model" if model is None else f"a {type(model).__name__} where the model should be"
     raise CheckpointError(
         f"{checkpoint.path} holds {what}. Give the .pt file that the training of YOLOv5, v3 or v7 wrote"
     )

@@ -19,7 +19,7 @@ from detcam.adapters.base import LoadOptions
 from detcam.adapters.class_names import class_names_for
 from detcam.adapters.preparation import LetterboxedRectangle
 from detcam.adapters.restoring import kept_attributes
-from detcam.adapters.stages import LayerTable
+from detcam.adapters.stages import LayerTable, described_backbone
 from detcam.adapters.suppression import suppress
 from detcam.adapters.yolov5_modules import sources_of
 from detcam.structures import LayerSet
@@ -52,6 +52,7 @@ def wrap(model: nn.Module, options: LoadOptions) -> AnchorFreeDetector:
 
     Raises:
         InputError: names or number of classes do not fit the weights.
+        UnsupportedModelError: the model lacks its description.
     """
     vendor = cast(Any, model)
     last = len(vendor.model) - 1
@@ -84,7 +85,7 @@ def _branches(head: Any) -> int:
 
 def _layer_table(model: Any, feeders: list[int]) -> LayerTable:
     """The layers that the main branch depends on; those of auxiliary branches alone explain nothing."""
-    backbone = len(model.yaml["backbone"])
+    backbone = described_backbone(model)
     needed: set[int] = set()
     pending = list(feeders)
     while pending:

@@ -20,7 +20,7 @@ from detcam.adapters.preparation import PaddedBehind
 from detcam.adapters.restoring import kept_attributes
 from detcam.adapters.stages import LayerTable
 from detcam.adapters.suppression import suppress_across_classes
-from detcam.adapters.weights import check_weights_are_finite
+from detcam.adapters.weights import check_weights_are_finite, said_by
 from detcam.adapters.yolox_network import STRIDES, YoloxNetwork
 from detcam.checkpoints import ModelFile
 from detcam.errors import CheckpointError
@@ -40,8 +40,12 @@ _HEAD = ("stems", "cls_convs", "reg_convs", "cls_preds", "reg_preds", "obj_preds
 def recognises(model: nn.Module) -> bool:
     """Whether a live model is a YOLOX with CSPDarknet and PAFPN, as YOLOX-nano to -x are."""
     neck = getattr(model, "backbone", None)
-    parts = {neck: _NECK, getattr(neck, "backbone", None): _BACKBONE, getattr(model, "head", None): _HEAD}
-    return all(all(hasattr(part, name) for name in names) for part, names in parts.items())
+    parts = (
+        (neck, _NECK),
+        (getattr(neck, "backbone", None), _BACKBONE),
+        (getattr(model, "head", None), _HEAD),
+    )
+    return all(hasattr(part, name) for part, names in parts for name in names)
 
 
 def wrap(model: nn.Module, options: LoadOptions, origin: Origin | None = None) -> AnchorFreeDetector:
@@ -128,6 +132,7 @@ def _parts() -> dict[str, LayerSet]:
 def _network(file: ModelFile, tensors: Mapping[str, Tensor]) -> YoloxNetwork:
     try:
         model = YoloxNetwork(tensors)
+        _check_holds_no_more(file, tensors, model)
         model.load_state_dict(dict(tensors))
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, max(STRIDES), max(STRIDES)))
@@ -137,9 +142,18 @@ def _network(file: ModelFile, tensors: Mapping[str, Tensor]) -> YoloxNetwork:
             "For another network, give the live model to detcam.wrap"
         ) from error
     except (RuntimeError, ValueError) as error:
-        what = " ".join(str(error).split())
         raise CheckpointError(
-            f"{file.path} is no whole YOLOX: {what[:300]}. Copy or export it again"
+            f"{file.path} is no whole YOLOX: {said_by(error)}. Copy or export it again"
         ) from error
     check_weights_are_finite(model, file.path)
     return model
+
+
+def _check_holds_no_more(file: ModelFile, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = model.state_dict()
+    more = [name for name in tensors if name not in own]
+    if more:
+        raise CheckpointError(
+            f"{file.path} holds {len(more)} more than the tensors of a YOLOX, the first {more[0]!r}: "
+            "if it is of a network that was changed, give the live model to detcam.wrap"
+        )

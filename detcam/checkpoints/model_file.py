@@ -11,10 +11,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from detcam.checkpoints.files import CheckpointFile, damaged, open_checkpoint, printable, read_bytes
-from detcam.checkpoints.reading import check_all_known
+from detcam.checkpoints.reading import unknown_globals
 from detcam.checkpoints.rebuilding import Rebuilder
 from detcam.checkpoints.records import DAMAGE, unpickle_records
 from detcam.errors import CheckpointError, UnsafeCheckpointError
@@ -35,6 +35,11 @@ _WRAPPERS = (
 )
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _MOST_WRAPPERS = 4  # {"ema": {"module": {...}}} has two
+WAYS_WITH_A_WHOLE_MODEL = (
+    "Where its code is, load it and save its state_dict(), or give the live model to detcam.wrap(model)"
+)
+"""What to do about a pickled model of no family that is known."""
+
 _WHOLE_MODELS = ("ultralytics.", "models.")  # vendors whose files hold the model itself
 
 
@@ -72,7 +77,7 @@ class ModelFile:
             CheckpointError: the file is damaged.
         """
         if self.kind == "safetensors":
-            return _checked(self.path, _unwrapped(_safetensors(self)))
+            return _unwrapped(_safetensors(self))
         if self.checkpoint is None or any(name.startswith(_WHOLE_MODELS) for name in self.globals):
             return None
         return _state_dict_in(self.checkpoint)
@@ -103,6 +108,23 @@ def find_state_dict(content: Any) -> dict[str, Tensor] | None:
     return _find(content, _MOST_WRAPPERS)
 
 
+def find_model(content: Any, depth: int = _MOST_WRAPPERS) -> nn.Module | None:
+    """The network in what a checkpoint holds: itself, or under one of the usual keys; not its wrapper.
+
+    Args:
+        content: what was saved.
+        depth: of the keys and wrappers that are followed.
+    """
+    if not depth:
+        return None
+    if isinstance(content, Mapping):
+        found = (find_model(content.get(key), depth - 1) for key in _WRAPPERS)
+        return next((one for one in found if one is not None), None)
+    if isinstance(content, nn.Module) and list(content._modules) == ["module"]:
+        return find_model(content._modules["module"], depth - 1)
+    return content if isinstance(content, nn.Module) else None
+
+
 def _find(content: Any, depth: int) -> dict[str, Tensor] | None:
     if not isinstance(content, Mapping) or not depth:
         return None
@@ -113,6 +135,11 @@ def _find(content: Any, depth: int) -> dict[str, Tensor] | None:
             return found
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     return _unwrapped(tensors) if tensors and not _has_parts(content) else None
+
+
+def unwrapped_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of a state dict without the prefixes of wrappers, in the same order."""
+    return list(_unwrapped(dict(tensors)))
 
 
 def _has_parts(content: Mapping[Any, Any]) -> bool:
@@ -142,23 +169,24 @@ def _state_dict_in(file: CheckpointFile) -> dict[str, Tensor] | None:
     try:
         found = find_state_dict(unpickle_records(file.data, file.globals))
     except DAMAGE as error:
-        check_all_known(file, resolve=lambda _: None)
+        _refuse_whole_model(file)
         raise damaged(file.path, error) from error
     if found is None:
-        check_all_known(file, resolve=lambda _: None)
+        _refuse_whole_model(file)
         return None
     plain: dict[str, Tensor] = Rebuilder(file.path, {}, ()).build(found)
-    return _checked(file.path, plain)
+    return plain
 
 
-def _checked(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for name, tensor in tensors.items():
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise UnsafeCheckpointError(
-                f"{path} claims a tensor {printable(name)!r} of shape {list(tensor.shape)}, larger than the "
-                "numbers it holds. Refused: no training run saves such a thing"
-            )
-    return tensors
+def _refuse_whole_model(file: CheckpointFile) -> None:
+    """Refuse a file of foreign classes: even if its names were allowed, no family would know the model."""
+    unknown = unknown_globals(file.globals, resolve=lambda _: None)
+    if unknown:
+        raise UnsafeCheckpointError(
+            f"{file.path} holds no plain state dict but names of code that no family here reads: "
+            f"{printable(', '.join(unknown))}. Nothing was run. {WAYS_WITH_A_WHOLE_MODEL}",
+            unknown,
+        )
 
 
 def _is_darknet(data: bytes) -> bool:

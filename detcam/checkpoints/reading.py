@@ -22,6 +22,7 @@ from detcam.checkpoints.rebuilding import (
     METHOD_LOOKUP,
     PLAIN_CALLS,
     Ignored,
+    ParallelWrapper,
     Rebuilder,
 )
 from detcam.checkpoints.records import DAMAGE, unpickle_records
@@ -32,6 +33,8 @@ _PLAIN_CLASSES: dict[str, type] = {
     "argparse.Namespace": SimpleNamespace,
     METHOD_LOOKUP: Ignored,  # a layer's own `forward` is recognised where it stands; all else is refused
     ARRAY_CLASS: Ignored,  # stands in front of an array's contents; these are read without it
+    "torch.nn.parallel.data_parallel.DataParallel": ParallelWrapper,
+    "torch.nn.parallel.distributed.DistributedDataParallel": ParallelWrapper,
 }
 
 logger = logging.getLogger(__name__)
@@ -149,15 +152,6 @@ def unknown_globals(names: Sequence[str], resolve: Callable[[str], type | None])
     """
     known = _known_classes(names, resolve).keys() | PLAIN_CALLS.keys() | ARRAY_CALLS
     return [name for name in names if name not in known]
-
-
-def check_all_known(file: CheckpointFile, resolve: Callable[[str], type | None]) -> None:
-    """Check that a file names nothing that could not be read safely; `resolve` as in `read_checkpoint`.
-
-    Raises:
-        UnsafeCheckpointError: it does; the text lists the names and the ways on.
-    """
-    _refuse_unknown(file, unknown_globals(file.globals, resolve))
 
 
 def _refuse_unknown(file: CheckpointFile, unknown: Sequence[str]) -> None:

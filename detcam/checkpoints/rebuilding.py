@@ -29,6 +29,14 @@ ARRAY_CALLS = frozenset(f"numpy.{core}.multiarray._reconstruct" for core in ("co
 ARRAY_CLASS = "numpy.ndarray"
 
 
+# In bytes: a grid of anchors is saved repeated along an axis; nothing repeats its numbers further than this.
+_MOST_REPEATED = 16 * 2**20
+
+
+class ParallelWrapper(nn.Module):
+    """What a file's `DataParallel` becomes: it holds the network as `module`, and never runs."""
+
+
 class Ignored:
     """What a name stands for that a file may mention and nobody builds, such as a training loss."""
 
@@ -89,6 +97,9 @@ class Rebuilder:
         plain = torch.Tensor.detach(value)
         if plain.layout != torch.strided or plain.device.type != "cpu" or plain.is_quantized:
             self._refuse(f"a {plain.layout} {plain.dtype} tensor on {plain.device}, not plain numbers")
+        claimed = plain.numel() * plain.element_size()
+        if claimed > max(plain.untyped_storage().nbytes(), _MOST_REPEATED):
+            self._refuse(f"a tensor of shape {list(plain.shape)}, larger than the numbers it holds")
         if type(value) is nn.Parameter:
             return nn.Parameter(plain, requires_grad=value.requires_grad)
         return plain

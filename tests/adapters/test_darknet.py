@@ -145,7 +145,6 @@ def test_description_is_asked_for(load, tmp_path):
     [
         ({"num_classes": 3}, "--num-classes says 3, but the weights of the head score 2"),
         ({"names": ("a", "b", "c")}, "3 names were given for the 2 classes"),
-        ({"anchors": ((1.0, 2.0),)}, r"anchors in the \.cfg file: leave --anchors out"),
     ],
 )
 def test_options_that_contradict_the_description_are_errors(load, options, message):

@@ -295,7 +295,7 @@ def test_a_stranger_without_a_head_is_told_about_head(pond):
         ({"head": ()}, InputError, "names of modules"),
         ({"head": 7}, InputError, "head is a int"),
         ({"head": "coarse", "decode": "v4"}, UnknownNameError, "no decode 'v4'"),
-        ({"head": "coarse", "layouts": "x"}, InputError, "cannot use layouts"),
+        ({"head": "coarse", "layouts": "x"}, InputError, "Closest: 'layout'"),
         ({"head": "coarse", "layout": "dfl-maps", "reg_max": 2, "decode": "v5"}, InputError, "does not fit"),
         ({"head": "coarse", "layout": "box-maps"}, InputError, "decode= one of ltrb, dfl"),
         (

@@ -20,7 +20,7 @@ from detector_checks import (
 )
 
 import detcam
-from detcam.adapters import DetectOptions, UltralyticsDetector
+from detcam.adapters import DetectOptions, LoadOptions, UltralyticsDetector
 from detcam.cam.capture import borrowed
 from detcam.errors import CaptureError, InputError, UnsupportedModelError
 
@@ -147,7 +147,7 @@ def predict(family, pixels, branch="one2many", count=3, **options):
 def test_detections_of_prompts_equal_predict(family, branch):
     if branch == "one2one" and ultralytics_release() < (8, 4, 143):
         pytest.skip("this release cannot be told which branch predict takes")
-    detector, pixels = UltralyticsDetector(network(family), branch), noise(197, 331)
+    detector, pixels = UltralyticsDetector(network(family), LoadOptions(branch=branch)), noise(197, 331)
     raw, geometry = predicted(detector, pixels)
     conf = clear_threshold(raw.scores().amax(dim=1), 0.7)
     found = detector.detect(raw, geometry, DetectOptions(conf))
@@ -158,7 +158,7 @@ def test_detections_of_prompts_equal_predict(family, branch):
 @pytest.mark.compat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_the_head_s_own_scores(family):
-    detector = UltralyticsDetector(network(family), "one2many")
+    detector = UltralyticsDetector(network(family), LoadOptions(branch="one2many"))
     tensor, _ = detector.prepare(noise(197, 331), None)
     raw, _ = predicted(detector, noise(197, 331))
     with borrowed(detector.model), torch.no_grad():
@@ -252,7 +252,9 @@ def test_prompts_made_in_inference_mode_can_be_explained_and_stay(family, attrib
 def test_layers_of_every_set_have_a_gradient(family, branch, layer_set):
     if branch == "one2one" and not hasattr(network(family).model[-1], "one2one_cv4"):
         pytest.skip("this release builds the network without its second branch")
-    reach = gradients_of_best(UltralyticsDetector(network(family), branch), noise(), None, layer_set)
+    reach = gradients_of_best(
+        UltralyticsDetector(network(family), LoadOptions(branch=branch)), noise(), None, layer_set
+    )
     assert len(reach) == 3
     # Between the neck and the head a level only speaks for itself and coarser ones.
     passing = [value > 0 for value in reach.values()]

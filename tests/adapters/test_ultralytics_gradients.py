@@ -4,7 +4,7 @@ import pytest
 import torch
 from vendor_zoo import BRANCHES, picture
 
-from detcam.adapters import DetectOptions, UltralyticsDetector
+from detcam.adapters import DetectOptions, LoadOptions, UltralyticsDetector
 from detcam.cam.capture import capture
 from detcam.targets import TARGETS
 
@@ -29,7 +29,7 @@ def best_of_each_level(raw):
 @pytest.mark.parametrize(("family", "branch"), BRANCHES)
 def test_class_logits_reach_every_default_layer(zoo, family, branch):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     tensor, geometry = detector.prepare(picture(), example.imgsz)
     with capture(detector.model, modules(detector, "backbone")) as caught:
         (raw,) = detector.forward(tensor[None])
@@ -52,7 +52,7 @@ def test_class_logits_reach_every_default_layer(zoo, family, branch):
 @pytest.mark.parametrize(("family", "branch"), BRANCHES)
 def test_at_the_heads_input_a_logit_looks_at_the_cells_around_its_own(zoo, family, branch):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     tensor, _ = detector.prepare(picture(), example.imgsz)
     with capture(detector.model, modules(detector, "head")) as caught:
         (raw,) = detector.forward(tensor[None])
@@ -73,7 +73,7 @@ def test_at_the_heads_input_a_logit_looks_at_the_cells_around_its_own(zoo, famil
 @pytest.mark.parametrize("edge", ["x1", "y1", "x2", "y2"])
 def test_box_edges_have_gradients_too(zoo, family, branch, edge):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     tensor, _ = detector.prepare(picture(), example.imgsz)
     with capture(detector.model, modules(detector, "backbone")) as caught:
         (raw,) = detector.forward(tensor[None])
@@ -86,7 +86,7 @@ def test_box_edges_have_gradients_too(zoo, family, branch, edge):
 @pytest.mark.parametrize("family", ["yolov8n-obb", "yolo11n-obb", "yolo26n-obb"])
 def test_edges_of_the_box_around_a_rotated_one_have_gradients(zoo, family):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, "one2many")
+    detector = UltralyticsDetector(example.model, LoadOptions(branch="one2many"))
     tensor, _ = detector.prepare(picture(), example.imgsz)
     with capture(detector.model, modules(detector, "backbone")) as caught:
         (raw,) = detector.forward(tensor[None])
@@ -114,7 +114,7 @@ def test_levels_couple_one_way_at_the_heads_inputs(zoo):
 def test_a_branch_that_detaches_its_input_is_reattached(zoo):
     # The newest releases detach in training only: here as releases up to 8.4.112 do it.
     example = zoo("yolo26n")
-    detector = UltralyticsDetector(example.model, "one2one")
+    detector = UltralyticsDetector(example.model, LoadOptions(branch="one2one"))
     tensor, _ = detector.prepare(picture(), example.imgsz)
     head, attached = example.model.model[-1], type(example.model.model[-1]).forward_head
 
@@ -137,7 +137,7 @@ def test_a_branch_that_detaches_its_input_is_reattached(zoo):
 @pytest.mark.parametrize("path", ["direct", "total"])
 def test_a_batch_gives_each_picture_what_it_gets_alone(zoo, family, branch, path):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     tensors = [detector.prepare(picture(seed=seed), example.imgsz)[0] for seed in (0, 5, 6)]
 
     def explain(batch, candidates):

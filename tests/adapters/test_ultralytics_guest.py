@@ -7,7 +7,7 @@ import torch
 from guests_coat import unchanged
 from vendor_zoo import DUAL, FAMILIES, picture, release
 
-from detcam.adapters import DetectOptions, UltralyticsDetector, wrap
+from detcam.adapters import DetectOptions, LoadOptions, UltralyticsDetector, wrap
 from detcam.cam.capture import capture
 from detcam.errors import CaptureError, InputError
 
@@ -190,7 +190,7 @@ def test_the_branch_that_fusing_removed_is_refused(zoo, family):
     assert UltralyticsDetector(model).branch == own
     other = "one2one" if own == "one2many" else "one2many"
     with pytest.raises(InputError, match=f"has no {other} branch"):
-        UltralyticsDetector(model, other)
+        UltralyticsDetector(model, LoadOptions(branch=other))
 
 
 # --- networks that give no numbers --------------------------------------------------------------------

@@ -7,14 +7,14 @@ import pytest
 import torch
 from vendor_zoo import BOX_PIXELS, BRANCHES, assert_same, clear_threshold, picture
 
-from detcam.adapters import DetectOptions, UltralyticsDetector
+from detcam.adapters import DetectOptions, LoadOptions, UltralyticsDetector
 from detcam.cam.capture import borrowed, observe
 from detcam.errors import InputError
 
 
 def raw_prediction(example, pixels, branch=None, imgsz=None):
     """A detector, what it predicts for a picture before suppression, and how the picture was prepared."""
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     tensor, geometry = detector.prepare(pixels, imgsz or example.imgsz)
     with borrowed(example.model), torch.no_grad():
         (raw,) = detector.forward(tensor[None])
@@ -120,8 +120,8 @@ def test_the_branch_is_the_models_own_unless_one_is_named(zoo):
     example = zoo("yolov10n")
     own = "one2one" if example.model.model[-1].end2end else "one2many"
     assert UltralyticsDetector(example.model).branch == own
-    assert UltralyticsDetector(example.model, "one2one").branch == "one2one"
-    assert UltralyticsDetector(example.model, "one2many").branch == "one2many"
+    assert UltralyticsDetector(example.model, LoadOptions(branch="one2one")).branch == "one2one"
+    assert UltralyticsDetector(example.model, LoadOptions(branch="one2many")).branch == "one2many"
 
 
 def test_the_branch_changes_with_the_head(zoo):
@@ -141,7 +141,7 @@ def test_the_branches_of_one_head_see_different_things(zoo):
 
 def test_a_branch_the_head_lacks_is_refused(zoo):
     with pytest.raises(InputError, match="Detect head has no one2one branch"):
-        UltralyticsDetector(zoo("yolov8n").model, "one2one")
+        UltralyticsDetector(zoo("yolov8n").model, LoadOptions(branch="one2one"))
 
 
 # --- a detection is the candidate it says it is --------------------------------------------------------
@@ -187,7 +187,7 @@ def rotated_corners(boxes):
 @pytest.mark.parametrize(("family", "branch"), BRANCHES)
 def test_a_candidates_cell_is_where_its_numbers_come_from(zoo, family, branch):
     example = zoo(family)
-    detector = UltralyticsDetector(example.model, branch)
+    detector = UltralyticsDetector(example.model, LoadOptions(branch=branch))
     prefix = "one2one_" if branch == "one2one" else ""
     head = example.model.model[-1]
     towers = {

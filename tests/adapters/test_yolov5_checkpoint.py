@@ -323,8 +323,8 @@ def test_a_head_without_anchors_is_told(path):
     [
         ({"num_classes": 3}, "--num-classes says 3, but the weights of the head score 2"),
         ({"names": ("a", "b", "c")}, "3 names were given for the 2 classes"),
-        ({"anchors": ((1.0, 2.0),)}, "leave out --anchors"),
-        ({"cfg": pathlib.Path("yolov3.cfg")}, "leave out --cfg"),
+        ({"anchors": ((1.0, 2.0),)}, "takes no --anchors"),
+        ({"cfg": pathlib.Path("yolov3.cfg")}, "takes no --cfg"),
     ],
 )
 def test_options_that_do_not_fit_are_told(path, options, said):
