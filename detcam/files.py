@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from detcam.errors import OutputError
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from detcam.errors import InputError, OutputError
+
+_NUMPYS = ("file", "allow_pickle")  # parameters of `savez_compressed`
+_JPEG_QUALITY = 92
+_LONGEST_SIDE = 65_500  # pixels, of a JPEG
 
 
 @contextmanager
@@ -48,6 +59,74 @@ def make_folder(folder: Path) -> None:
         raise cannot_write(folder, error) from error
 
 
+def write_picture(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
+    """Write (H, W, 3) RGB as what the path's ending says: .jpg, or .png without any loss.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: the picture is too large for a JPEG.
+        OutputError: the file cannot be written.
+    """
+    is_jpeg = path.suffix == ".jpg"
+    if is_jpeg and max(pixels.shape) > _LONGEST_SIDE:
+        raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit a JPEG: cut it into tiles")
+    with whole_file(path) as file:
+        if is_jpeg:
+            Image.fromarray(pixels).save(file, format="JPEG", quality=_JPEG_QUALITY)
+        else:
+            Image.fromarray(pixels).save(file, format="PNG")
+    return path
+
+
+def write_arrays(path: Path, content: Mapping[str, npt.NDArray[np.float32]], *, half: bool) -> Path:
+    """Write a compressed .npz, in float16 if `half`.
+
+    An array called "file" or "allow_pickle", which are numpy's own words here, gets an underscore behind.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    stored = {name: array.astype(np.float16) if half else array for name, array in content.items()}
+    with whole_file(path) as file:
+        _savez(file, {f"{name}_" if name in _NUMPYS else name: array for name, array in stored.items()})
+    return path
+
+
+def write_json(path: Path, document: Any) -> Path:
+    """Write one JSON document.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(json_bytes(document, indent=1))
+    return path
+
+
+def plain_names(texts: Sequence[str], longest: int, keys: Sequence[str] | None = None) -> list[str]:
+    """Names that any file system takes, each made of its text; where two collide, with a hash behind them.
+
+    Args:
+        texts: what to name, such as a layer's name; a stranger's words.
+        longest: bytes of a name without the hash.
+        keys: what tells two equal texts apart, and is hashed; by default the texts, which must then differ.
+    """
+    plain = [_plain(text, longest) for text in texts]
+    times = Counter(name.casefold() for name in plain)  # some file systems do not tell cases apart
+    return [
+        f"{name}-{_fingerprint(key)}" if times[name.casefold()] > 1 else name
+        for name, key in zip(plain, keys or texts, strict=True)
+    ]
+
+
 def json_bytes(document: Any, indent: int | None = None) -> bytes:
     """JSON in UTF-8; a stray byte of a file's name, which is no text, becomes a lone surrogate's escape."""
     return json.dumps(document, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
@@ -77,3 +156,16 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 def _discard(temporary: Path) -> None:
     with suppress(OSError):
         temporary.unlink()
+
+
+def _savez(file: BinaryIO, content: dict[str, Any]) -> None:
+    np.savez_compressed(file, **content)
+
+
+def _plain(text: str, longest: int) -> str:
+    plain = re.sub(r"[^\w.-]", "_", text).lstrip(".") or "image"
+    return plain.encode()[:longest].decode(errors="ignore")
+
+
+def _fingerprint(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:8]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import re
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from detcam.errors import OutputError
-from detcam.files import append_line, cannot_write, json_bytes, make_folder, whole_file
+from detcam.adapters.base import Detector, device_of
+from detcam.errors import DetcamError, OutputError
+from detcam.files import append_line, cannot_write, json_bytes, make_folder, plain_names, write_json
+from detcam.images import Picture, read_picture
 
 RUN_SCHEMA = "detcam.run/1"
 _PACKAGES = ("detcam", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "pillow")
@@ -59,11 +59,7 @@ class RunFolder:
 
     def write_manifest(self, facts: dict[str, Any]) -> Path:
         """Write run.json: the schema, the versions of everything that counts, and `facts`."""
-        path = self.path / "run.json"
-        content = {"schema": RUN_SCHEMA, "versions": versions(), **facts}
-        with whole_file(path) as file:
-            file.write(json_bytes(content, indent=1))
-        return path
+        return write_json(self.path / "run.json", {"schema": RUN_SCHEMA, "versions": versions(), **facts})
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Append one picture's row to index.jsonl."""
@@ -73,6 +69,71 @@ class RunFolder:
         """Append to metadata.jsonl: data-set loaders then read the 16-bit maps as a folder of images."""
         for row in rows:
             append_line(self.path / "metadata.jsonl", json_bytes(row))
+
+
+def each_picture(
+    folder: RunFolder, paths: Sequence[Path], save: Callable[[Picture, str], Sequence[Path]]
+) -> Iterator[dict[str, Any]]:
+    """Read pictures one by one, have their files written, append their rows and yield them, in order.
+
+    A picture that cannot be read or worked on becomes a row with its error; the run goes on.
+
+    Args:
+        folder: of the run.
+        paths: the pictures.
+        save: writes a picture's files, whose names begin with the stem it is given, and gives their paths.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    for path, stem in zip(paths, unique_stems(paths), strict=True):
+        began = time.perf_counter()
+        row: dict[str, Any] = {"source": str(path), "status": "ok", "files": [], "ms": 0.0, "error": None}
+        try:
+            row["files"] = [written.name for written in save(read_picture(path), stem)]
+        except OutputError:  # a full disk is no picture's fault
+            raise
+        except DetcamError as error:
+            row |= {"status": "error", "error": str(error)}
+        row["ms"] = round((time.perf_counter() - began) * 1000, 1)
+        folder.add_row(row)
+        yield row
+
+
+def task_facts(
+    task: str, detector: Detector, command: Sequence[str], layers: Sequence[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What run.json holds of a run that looks at a model: the task, the model, what was asked.
+
+    Args:
+        task: "features", "maps" or "kernels".
+        detector: the model.
+        command: as typed, word by word.
+        layers: the layers looked at, if the task has any.
+        options: what was asked.
+    """
+    return {
+        "task": task,
+        "command": list(command),
+        "model": model_facts(detector),
+        "device": str(device_of(detector.model)),
+        "seed": None,
+        "layers": list(layers),
+        "options": options,
+    }
+
+
+def model_facts(detector: Detector) -> dict[str, Any]:
+    """Which model a run used: its file, how far that was trusted, family and classes."""
+    origin = detector.origin
+    return {
+        "path": origin and origin.path,
+        "sha256": origin and origin.sha256,
+        "trust": origin and origin.trust,
+        "allowed_globals": list(origin.allowed_globals) if origin else [],
+        "family": detector.family,
+        "classes": {str(index): name for index, name in detector.class_names.items()},
+    }
 
 
 def versions() -> dict[str, str]:
@@ -91,18 +152,4 @@ def unique_stems(paths: Sequence[Path]) -> list[str]:
 
     The same path gets the same stem whatever the order.
     """
-    plain = [_plain_stem(path) for path in paths]
-    times = Counter(stem.casefold() for stem in plain)  # some file systems do not tell cases apart
-    return [
-        f"{stem}-{_fingerprint(path)}" if times[stem.casefold()] > 1 else stem
-        for stem, path in zip(plain, paths, strict=True)
-    ]
-
-
-def _fingerprint(path: Path) -> str:
-    return hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:8]
-
-
-def _plain_stem(path: Path) -> str:
-    plain = re.sub(r"[^\w.-]", "_", path.stem).lstrip(".") or "image"
-    return plain.encode()[:_LONGEST_STEM].decode(errors="ignore")
+    return plain_names([path.stem for path in paths], _LONGEST_STEM, keys=[str(path) for path in paths])

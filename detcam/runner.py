@@ -13,7 +13,7 @@ from detcam.errors import DetcamError, InputError
 from detcam.explainer import Explainer, check_count
 from detcam.explanation import Explanation, SaveOptions, save
 from detcam.images import Picture, read_picture
-from detcam.outputs import RunFolder, unique_stems
+from detcam.outputs import RunFolder, model_facts, unique_stems
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +84,10 @@ def write_manifest(
         OutputError: the folder cannot be written.
     """
     detector, options = explainer.detector, explainer.options
-    origin = detector.origin
     folder.write_manifest(
         {
             "command": list(command),
-            "model": {
-                "path": origin and origin.path,
-                "sha256": origin and origin.sha256,
-                "trust": origin and origin.trust,
-                "allowed_globals": list(origin.allowed_globals) if origin else [],
-                "family": detector.family,
-                "classes": {str(index): name for index, name in detector.class_names.items()},
-            },
+            "model": model_facts(detector),
             "device": str(device_of(detector.model)),
             "seed": None,
             "layers": list(explainer.modules),

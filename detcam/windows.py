@@ -62,7 +62,10 @@ def _extent(gradient: Tensor) -> tuple[int, int]:
 
 
 def describe_layers(detector: Detector, imgsz: int | None = None) -> list[dict[str, Any]]:
-    """A row per layer: name, kind, stride, shape at `imgsz`, level, set, total and direct windows.
+    """A row per layer: name, kind, part, stage, set, level, stride, shape at `imgsz`, parameters, windows.
+
+    `weights` is the shape of the layer's own weights, "16×3×3×3" for outputs, inputs, height and width, and
+    None for a layer that has several or none; `parameters` counts all of them.
 
     Raises:
         CaptureError: a layer gave no feature map.
@@ -79,17 +82,29 @@ def describe_layers(detector: Detector, imgsz: int | None = None) -> list[dict[s
             "name": layer.name,
             "kind": layer.kind,
             "part": layer.part,
+            "stage": layer.stage,
             "set": layer.member_of,
             "level": layer.level,
             "stride": layer.stride,
             "shape": f"{layer.channels}×{side // layer.stride}×{side // layer.stride}"
             if layer.stride
             else None,
+            **_parameters(detector.model.get_submodule(layer.name)),
             "direct": _windows_text(direct.get(layer.name)),
             "total": _windows_text(total.get(layer.name)),
         }
         for layer in table
     ]
+
+
+def _parameters(module: nn.Module) -> dict[str, Any]:
+    """Shape of the weights, if there is one tensor of them, and the count of all parameters."""
+    tensors = list(module.parameters())
+    weights = [tuple(tensor.shape) for tensor in tensors if tensor.ndim > 1]
+    return {
+        "weights": "×".join(map(str, weights[0])) if len(weights) == 1 else None,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+    }
 
 
 def _windows_text(windows: dict[str, tuple[int, int]] | None) -> str | None:

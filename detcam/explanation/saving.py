@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from detcam.errors import InputError, UnknownNameError
 from detcam.explanation.overlay import MERGED, Style, draw, draw_figure, draw_levels, maps_of
 from detcam.explanation.sidecar import classes, sidecar
-from detcam.files import json_bytes, make_folder, whole_file
-from detcam.render import colourise, contact_sheet, scale_map, write_map_png
+from detcam.files import make_folder, whole_file, write_arrays, write_json, write_picture
+from detcam.render import MOST_TILES, TileStyle, tile_sheet, write_map_png
 
 if TYPE_CHECKING:
     from detcam.explanation.core import Explanation
-
-_JPEG_QUALITY = 92
-_LONGEST_SIDE = 65_500  # pixels, of a JPEG
-_MOST_TILES = 256
 
 
 @dataclass(frozen=True)
@@ -61,18 +56,15 @@ def save(
         raise InputError("no features were kept: explain with keep_features=True")
     make_folder(folder)
     files: dict[str, Path | list[Path]] = {
-        "overlay": _write_picture(folder / f"{stem}_cam.jpg", draw(explanation, options.style)),
-        "arrays": _write_arrays(folder / f"{stem}_cam.npz", arrays(explanation), options.half),
+        "overlay": write_picture(folder / f"{stem}_cam.jpg", draw(explanation, options.style)),
+        "arrays": write_arrays(folder / f"{stem}_cam.npz", arrays(explanation), half=options.half),
     }
     for name in options.extras:
         files[name] = EXTRAS[name](explanation, folder, stem, options)
     document = sidecar(
         explanation, options.style.scale, {role: _names(paths) for role, paths in files.items()}
     )
-    path = folder / f"{stem}_cam.json"
-    with whole_file(path) as file:
-        file.write(json_bytes(document, indent=1))
-    return {**files, "sidecar": path}
+    return {**files, "sidecar": write_json(folder / f"{stem}_cam.json", document)}
 
 
 def arrays(explanation: Explanation) -> dict[str, npt.NDArray[np.float32]]:
@@ -94,19 +86,19 @@ def arrays(explanation: Explanation) -> dict[str, npt.NDArray[np.float32]]:
 def _save_levels(explanation: Explanation, folder: Path, stem: str, options: SaveOptions) -> list[Path]:
     """A picture per level, and a sheet of all."""
     paths = [
-        _write_picture(folder / f"{stem}_cam_{_plain(level)}.jpg", draw(explanation, options.style, level))
+        write_picture(folder / f"{stem}_cam_{_plain(level)}.jpg", draw(explanation, options.style, level))
         for level in explanation.levels
     ]
     return [
         *paths,
-        _write_picture(folder / f"{stem}_cam_levels.jpg", draw_levels(explanation, options.style)),
+        write_picture(folder / f"{stem}_cam_levels.jpg", draw_levels(explanation, options.style)),
     ]
 
 
 def _save_boxes(explanation: Explanation, folder: Path, stem: str, options: SaveOptions) -> list[Path]:
     """A picture per box."""
     return [
-        _write_picture(folder / f"{stem}_cam_b{box:03d}.jpg", draw(explanation[box], options.style))
+        write_picture(folder / f"{stem}_cam_b{box:03d}.jpg", draw(explanation[box], options.style))
         for box in range(len(explanation))
     ]
 
@@ -134,16 +126,13 @@ def _save_features(explanation: Explanation, folder: Path, stem: str, options: S
     """The captured layers' activations, split into channels: arrays, and a sheet per level."""
     features = explanation.features or {}
     channels = {level: one.float().cpu().numpy() for level, one in features.items()}
-    paths = [_write_arrays(folder / f"{stem}_features.npz", channels, options.half)]
+    paths = [write_arrays(folder / f"{stem}_features.npz", channels, half=options.half)]
     for level, stack in channels.items():
-        tiles = [
-            (f"c{i}", _channel_tile(one, options.style.colormap)) for i, one in enumerate(stack[:_MOST_TILES])
-        ]
-        paths.append(
-            _write_picture(
-                folder / f"{stem}_features_{_plain(level)}.jpg", contact_sheet(tiles, tile_side=96)
-            )
-        )
+        shown = range(min(len(stack), MOST_TILES))
+        caption = f"{level} · {len(shown)} of {len(stack)} channels"
+        style = TileStyle(colormap=options.style.colormap)
+        sheet = tile_sheet(stack, shown, [str(channel) for channel in shown], style, caption)
+        paths.append(write_picture(folder / f"{stem}_features_{_plain(level)}.jpg", sheet))
     return paths
 
 
@@ -154,30 +143,6 @@ EXTRAS: dict[str, Callable[[Explanation, Path, str, SaveOptions], list[Path]]] =
     "features": _save_features,
     "figure": _save_figure,
 }
-
-
-def _channel_tile(channel: npt.NDArray[np.float32], colormap: str) -> npt.NDArray[np.uint8]:
-    return colourise(scale_map(channel, float(channel.min()), float(channel.max())), colormap)
-
-
-def _write_picture(path: Path, pixels: npt.NDArray[np.uint8]) -> Path:
-    if max(pixels.shape) > _LONGEST_SIDE:
-        raise InputError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels do not fit a JPEG: cut it into tiles")
-    with whole_file(path) as file:
-        Image.fromarray(pixels).save(file, format="JPEG", quality=_JPEG_QUALITY)
-    return path
-
-
-def _write_arrays(path: Path, content: dict[str, npt.NDArray[np.float32]], half: bool) -> Path:
-    stored = {name: array.astype(np.float16) if half else array for name, array in content.items()}
-    with whole_file(path) as file:
-        _savez(file, stored)
-    return path
-
-
-def _savez(file: BinaryIO, content: dict[str, Any]) -> None:
-    # As keywords, a level named "file" could not be told from numpy's own argument; none is.
-    np.savez_compressed(file, **content)
 
 
 def _plain(level: str) -> str:

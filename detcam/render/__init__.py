@@ -13,24 +13,43 @@ from detcam.render.mapfile import (
     write_map_png,
 )
 from detcam.render.paper import ONE_COLUMN, TWO_COLUMNS, figure
-from detcam.render.sheets import contact_sheet, with_colour_bar
+from detcam.render.sheets import contact_sheet, magnify, with_colour_bar
+from detcam.render.values import (
+    MOST_TILES,
+    TILE_SCALES,
+    ColourKey,
+    TileScale,
+    TileStyle,
+    colour_kernel_sheet,
+    matrix_sheet,
+    tile_sheet,
+)
 
 __all__ = [
     "COLORMAPS",
+    "MOST_TILES",
     "ONE_COLUMN",
     "PALETTE",
+    "TILE_SCALES",
     "TWO_COLUMNS",
+    "ColourKey",
     "EncodedMap",
+    "TileScale",
+    "TileStyle",
     "blend",
     "class_colour",
+    "colour_kernel_sheet",
     "colourise",
     "contact_sheet",
     "decode_map_16bit",
     "draw_boxes",
     "encode_map_16bit",
     "figure",
+    "magnify",
+    "matrix_sheet",
     "read_map_png",
     "scale_map",
+    "tile_sheet",
     "with_colour_bar",
     "write_map_png",
 ]

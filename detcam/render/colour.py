@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cv2
@@ -30,6 +31,30 @@ COLORMAPS: dict[str, UInt8Array] = {
     "turbo": _from_opencv(cv2.COLORMAP_TURBO),
     "jet": _from_opencv(cv2.COLORMAP_JET),
 }
+
+DIVERGING = (
+    "coolwarm"  # Moreland 2009: blue below zero, red above, light grey at zero, equally light at both ends
+)
+GREY = "grey"
+
+
+@functools.cache
+def _diverging_table() -> UInt8Array:
+    import matplotlib  # here, since it takes 0.2 s
+
+    # 255 colours have one in the middle. Given twice, it makes zero neutral, v and -v equally far from it.
+    colours = matplotlib.colormaps[DIVERGING].resampled(255)(np.arange(255))[:, :3]
+    rounded = np.rint(colours * 255).astype(np.uint8)
+    table = np.concatenate([rounded[:128], rounded[127:]])
+    table.setflags(write=False)
+    return table
+
+
+@functools.cache
+def _grey_table() -> UInt8Array:
+    table = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    table.setflags(write=False)
+    return table
 
 
 def scale_map(heatmap: npt.NDArray[Any], low: float, high: float) -> FloatArray:
@@ -100,7 +125,9 @@ def blend(
 
 
 def lookup_table(colormap: str) -> UInt8Array:
-    """Find a colour map, (256, 3) RGB, by its name."""
+    """Find a colour map, (256, 3) RGB, by its name: a key of `COLORMAPS`, `DIVERGING` or `GREY`."""
+    if colormap in (DIVERGING, GREY):
+        return _diverging_table() if colormap == DIVERGING else _grey_table()
     if colormap not in COLORMAPS:
         raise UnknownNameError("colour map", colormap, COLORMAPS)
     return COLORMAPS[colormap]

@@ -53,15 +53,20 @@ def with_colour_bar(
 
 
 def contact_sheet(
-    tiles: Sequence[tuple[str, UInt8Array]], columns: int | None = None, tile_side: int = 320
+    tiles: Sequence[tuple[str, UInt8Array]],
+    columns: int | None = None,
+    tile_side: int = 320,
+    *,
+    numbered: bool = True,
 ) -> UInt8Array:
-    """Lay pictures out in numbered tiles, row by row.
+    """Lay pictures out in titled tiles, row by row.
 
     Args:
         tiles: (title, (H, W, 3) RGB) each. A larger picture is shrunk; a smaller one, such as a feature
             map, is magnified by a whole number with its cells left sharp.
         columns: tiles in a row; None takes up to four in one row, more as a square.
         tile_side: pixels a tile's longer side has at most.
+        numbered: whether tiles are counted from 1 in front of their titles.
 
     Raises:
         InputError: no tiles, or no columns.
@@ -79,7 +84,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for index, ((title, _), tile) in enumerate(zip(tiles, fitted, strict=True)):
         left, top = gap + index % columns * step[1], gap + index // columns * step[0]
-        text, text_size = fit(f"{index + 1}  {title}", size, cell[1])
+        text, text_size = fit(f"{index + 1}  {title}" if numbered else title, size, cell[1])
         write(draw, (left, top + header / 2), text, text_size, BLACK)
         sheet.paste(Image.fromarray(tile), (left, top + header))
     return np.array(sheet)
@@ -95,10 +100,15 @@ def shrink(image: UInt8Array, longest_side: int) -> UInt8Array:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
+def magnify(image: UInt8Array, longest_side: int) -> UInt8Array:
+    """Make a picture larger by the largest whole number that fits `longest_side`, its pixels left sharp."""
+    factor = max(1, longest_side // max(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def _fit_tile(image: UInt8Array, tile_side: int) -> UInt8Array:
     check_image(image)
-    factor = max(1, tile_side // max(image.shape[:2]))
-    return shrink(image, tile_side).repeat(factor, axis=0).repeat(factor, axis=1)
+    return magnify(shrink(image, tile_side), tile_side)
 
 
 def _key(colormap: str, texts: tuple[str, str, str], size: int, width: int) -> Image.Image:
@@ -106,7 +116,9 @@ def _key(colormap: str, texts: tuple[str, str, str], size: int, width: int) -> I
     low, high, title = texts
     edge, line = size // 2, line_height(size)
     ends = 2 * edge + text_width(low, size) + text_width(high, size)
-    is_one_line = ends + text_width(one_line(title), size) + 4 * edge <= width
+    # The title stands in the middle, so the longer end decides whether there is room for it.
+    longer = max(text_width(low, size), text_width(high, size))
+    is_one_line = 2 * (edge + longer) + text_width(one_line(title), size) + 4 * edge <= width
     title, title_size = fit(title, size, width - 2 * edge)
     width = max(width, ends + size)
     text_top = edge + size + size // 3

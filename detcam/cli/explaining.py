@@ -1,0 +1,186 @@
+"""`detcam explain`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detcam.cli.exits import EXIT_SOME_FAILED
+from detcam.cli.options import (
+    COUNT,
+    SHARE,
+    class_option,
+    half_option,
+    imgsz_option,
+    load_model,
+    model_options,
+    run_folder,
+    run_options,
+)
+from detcam.cli.words import progress_bar, say
+
+if TYPE_CHECKING:
+    from detcam.explainer import Explainer
+    from detcam.runner import Row
+
+
+@click.command(short_help="Explain the detections in pictures.")
+@click.argument("model", metavar="MODEL")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@class_option("all")
+@click.option("--conf", type=SHARE, default=0.25, show_default=True, help="Lowest score.")
+@click.option(
+    "--iou",
+    type=SHARE,
+    help="Overlap at which the weaker box of a class goes; default: the model's own, 0.7 for ultralytics.",
+)
+@imgsz_option
+@click.option("--max-det", type=COUNT, default=300, show_default=True, help="Detections per picture.")
+@click.option(
+    "--max-boxes", type=COUNT, default=16, show_default=True, help="Boxes explained per picture, best first."
+)
+@click.option("--method", default="layer-cam", show_default=True, help="See `detcam methods`.")
+@click.option(
+    "--layers",
+    default="backbone",
+    show_default=True,
+    help="backbone, neck, head, stages, or names and patterns: model.4,model.9",
+)
+@click.option(
+    "--target", default="class-logit", show_default=True, help="What is explained; see `detcam methods`."
+)
+@click.option(
+    "--path",
+    "gradient_path",
+    type=click.Choice(["direct", "total"]),
+    default="direct",
+    show_default=True,
+    help="Gradients of several layers: adding up, or through the deeper captured ones too.",
+)
+@click.option(
+    "--scale", default="box", show_default=True, help="Full colour is: box, image, level, or fixed:VALUE."
+)
+@click.option("--colormap", default="inferno", show_default=True, help="inferno, viridis, magma, turbo, jet.")
+@click.option(
+    "--save",
+    "extras",
+    multiple=True,
+    metavar="WHAT",
+    help="Also write: levels, boxes, maps, features, figure. Repeatable.",
+)
+@half_option
+@click.option(
+    "--batch", type=COUNT, default=1, show_default=True, help="Pictures of one size per forward pass."
+)
+@click.option(
+    "--batch-size",
+    type=COUNT,
+    default=32,
+    show_default=True,
+    help="Changed pictures per forward pass, of score-cam and ablation-cam; halved when memory runs out.",
+)
+@run_options("runs/explain")
+@model_options
+def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
+    r"""Explain why MODEL fired on IMAGES (files, folders or globs).
+
+    \b
+    Examples:
+      detcam explain yolo.pt street.jpg --class 0
+      detcam explain yolo.pt photos/ --class person --class bus --save levels
+
+    Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
+    paths. Finding nothing is success.
+    """
+    from detcam.files import json_bytes
+    from detcam.runner import run, write_manifest
+
+    explainer, paths, save_options = _prepare_explain(model, images, options)
+    folder = run_folder(options)
+    write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
+    rows = []
+    for row in run(explainer, paths, folder, save_options, batch=options["batch"]):
+        rows.append(row.record())
+        _report(row, explainer)
+        if not options["as_json"]:
+            for path in row.files:
+                click.echo(os.fsencode(path))
+    if options["as_json"]:
+        click.echo(json_bytes({"run": str(folder.path), "images": rows}, indent=1))
+    failed = sum(row["status"] == "error" for row in rows)
+    if failed:
+        say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _prepare_explain(
+    model: str, images: tuple[str, ...], options: dict[str, Any]
+) -> tuple[Explainer, list[Path], Any]:
+    """Check everything that can be wrong before a folder is made; cheap checks before the model."""
+    from detcam.explanation import SaveOptions, Scale, Style
+    from detcam.images import find_pictures, read_picture
+
+    style = Style(Scale.parse(options["scale"]), options["colormap"])
+    save_options = SaveOptions(style, options["extras"], options["half"])
+    paths = find_pictures(images)
+    if len(paths) == 1:
+        read_picture(paths[0])  # a single picture that cannot be read leaves no folder behind
+    detector = load_model(model, options)
+    from detcam.explainer import Explainer, ExplainOptions
+
+    explain_options = ExplainOptions(
+        classes=options["classes"] or None,
+        conf=options["conf"],
+        iou=options["iou"],
+        max_det=options["max_det"],
+        imgsz=options["imgsz"],
+        max_boxes=options["max_boxes"],
+        method=options["method"],
+        layers=options["layers"],
+        target=options["target"],
+        path=options["gradient_path"],
+        keep_features="features" in options["extras"],
+        batch_size=options["batch_size"],
+    )
+    explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"))
+    explainer.rehearse()
+    return explainer, paths, save_options
+
+
+def _report(row: Row, explainer: Explainer) -> None:
+    """Say on stderr what was explained: class, score, box, level, layers, method, target."""
+    explanation, question = row.explanation, explainer.question
+    if explanation is None:
+        say(f"{row.source}: {row.error}")
+        return
+    layers = " ".join(f"{layer.level}={layer.module}" for layer in explanation.layers)
+    how = f"{question.method} of {question.target}, {layers}, {question.path}"
+    say(f"{row.source}: {len(explanation)} boxes, {how}")
+    for box in range(len(explanation)):
+        x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
+        evidence = " ".join(
+            f"{level} {_percent(shares[box])}" for level, shares in explanation.shares.items()
+        )
+        say(
+            f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
+            f" predicted at {explanation.deciding[box]}; evidence {evidence}"
+        )
+    if not len(explanation):
+        say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")
+    for warning in explanation.warnings:
+        say(f"  {warning}")
+
+
+def _nothing_found(best: float, conf: float) -> str:
+    if not best:
+        return "no candidate, however weak, is most like a class that was asked for"
+    return f"best score {best:.2g} <= {conf:g}, try --conf {best * 0.9:.2g}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.0%}"

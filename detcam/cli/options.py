@@ -1,0 +1,111 @@
+"""Options that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from detcam.adapters import Detector
+    from detcam.outputs import RunFolder
+
+Command = Callable[..., Any]
+COUNT, SHARE = click.IntRange(min=1), click.FloatRange(0, 1)
+
+
+def model_options(command: Command) -> Command:
+    """What a user may say about a model that its file does not."""
+    for option in (
+        click.option(
+            "--unsafe-load", is_flag=True, help="Run whatever the checkpoint says. Only for your own files."
+        ),
+        click.option(
+            "--allow-global",
+            "allow_globals",
+            multiple=True,
+            metavar="NAME",
+            help="A class in the checkpoint that may be imported and run: lab.blocks.CBAM. Repeatable.",
+        ),
+        click.option(
+            "--layout",
+            metavar="NAME",
+            help="Of a head's tensors: for detcam.wrap in Python, no file needs it.",
+        ),
+        click.option("--arch", metavar="NAME", help="A torchvision builder: fasterrcnn_resnet50_fpn_v2."),
+        click.option("--anchors", metavar="PAIRS", help='In input pixels, level by level: "10,13 16,30 …".'),
+        click.option("--num-classes", type=int, metavar="N", help="To settle or check what the weights say."),
+        click.option(
+            "--names", metavar="FILE", help="Class names: .names, .txt, data.yaml, or cat,dog,bird."
+        ),
+        click.option("--cfg", metavar="PATH", help="Darknet's .cfg for its .weights."),
+        click.option(
+            "--branch",
+            type=click.Choice(["one2many", "one2one"]),
+            help="Of a head with two; default: its own.",
+        ),
+        click.option(
+            "--device", metavar="DEVICE", help="cpu, 0, cuda:1 …; default: the first GPU, else the CPU."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(project: str) -> Callable[[Command], Command]:
+    """Where a run's files go, below `project` by default, and how its result is printed."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of paths."),
+            click.option("--exist-ok", is_flag=True, help="Write into the folder even if it exists."),
+            click.option(
+                "--name",
+                default="run",
+                show_default=True,
+                help="Folder of this run; -2, -3 … is added if taken.",
+            ),
+            click.option("--project", default=project, show_default=True, help="Folder of runs."),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+imgsz_option = click.option(
+    "--imgsz", type=COUNT, metavar="PIXELS", help="Largest side of the input; default: as trained."
+)
+half_option = click.option("--half", is_flag=True, help="Store arrays in float16.")
+
+
+def class_option(default: str) -> Callable[[Command], Command]:
+    """Classes by id or name; `default` says in words what none means."""
+    text = f"Class id or name. Repeatable; default: {default}."
+    return click.option("--class", "classes", multiple=True, metavar="CLASS", help=text)
+
+
+def run_folder(options: dict[str, Any]) -> RunFolder:
+    """Make the folder of this run."""
+    from detcam.outputs import RunFolder
+
+    return RunFolder.create(Path(options["project"]), options["name"], exist_ok=options["exist_ok"])
+
+
+def load_model(model: str, options: dict[str, Any]) -> Detector:
+    """Load MODEL with what `model_options` read."""
+    from dataclasses import replace
+
+    from detcam.adapters import load
+    from detcam.adapters.options import load_options
+
+    typed = ("cfg", "names", "num_classes", "anchors", "arch", "layout")
+    wanted = replace(
+        load_options(**{name: options[name] for name in typed}),
+        branch=options["branch"],
+        allow_globals=options["allow_globals"],
+        unsafe=options["unsafe_load"],
+    )
+    return load(model, device=options["device"], **vars(wanted))

@@ -1,0 +1,62 @@
+"""What is said: results on stdout, words to a person on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+
+def say(line: str) -> None:
+    """Say a line on stderr; file and class names are strangers' words, and may not steer the terminal."""
+    click.echo("".join(x if x.isprintable() else repr(x)[1:-1] for x in line), err=True)
+
+
+def end(message: str, code: int) -> NoReturn:
+    """Say why, and exit."""
+    say(message)
+    sys.exit(code)
+
+
+def progress_bar(what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:
+    """A bar on stderr around an iterable; None where nobody is looking.
+
+    Args:
+        what: is counted, for people.
+    """
+    if not sys.stderr.isatty():
+        return None
+
+    def shown(steps: Iterable[int]) -> Iterable[int]:
+        from rich.console import Console
+        from rich.progress import track
+
+        return track(steps, description=what, console=Console(stderr=True), transient=True)
+
+    return shown
+
+
+def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows with the same keys as a table, or as one JSON document."""
+    from detcam.files import json_bytes
+
+    click.echo(json_bytes(rows, indent=1)) if as_json else _print_table(rows)
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    # On a pipe nothing is cut and nothing coloured: the table takes the room it needs.
+    is_terminal = sys.stdout.isatty()
+    console = Console(
+        force_terminal=is_terminal, width=None if is_terminal else 400, highlight=False, markup=False
+    )
+    console.print(table)
