@@ -20,19 +20,25 @@ from detcam.render import (
     COLORMAPS,
     ONE_COLUMN,
     PALETTE,
+    ColourKey,
+    TileStyle,
     blend,
     class_colour,
+    colour_kernel_sheet,
     contact_sheet,
     decode_map_16bit,
     draw_boxes,
     encode_map_16bit,
     figure,
+    matrix_sheet,
     read_map_png,
     scale_map,
+    tile_sheet,
     with_colour_bar,
     write_map_png,
 )
 from detcam.render.boxes import Plate, place_label
+from detcam.render.colour import lookup_table
 from detcam.render.text import SMALLEST, fit, font, line_height, readable_on, text_size_for, text_width
 
 HEIGHT, WIDTH = 61, 97  # primes, so that a swapped H/W cannot hide
@@ -291,9 +297,13 @@ def test_plates_stay_inside_the_picture(outlines, picture, share):
     taken: list[Plate] = []
     for outline in outlines:
         plate = place_label(outline, size, picture, taken)
+        if plate is None:
+            assert taken
+            continue
         assert 0 <= plate.left < plate.right <= picture[1]
         assert 0 <= plate.top < plate.bottom <= picture[0]
         assert (plate.bottom - plate.top, plate.right - plate.left) == size
+        assert not any(map(plate.overlap, taken))
         taken.append(plate)
 
 
@@ -325,13 +335,15 @@ def test_label_goes_above_its_box_and_inside_at_the_upper_rim():
     assert place_label(high, (12, 30), (100, 100), []) == Plate(10, 0, 40, 12)
 
 
-def test_labels_of_equal_boxes_do_not_cover_each_other():
+def test_labels_of_equal_boxes_do_not_cover_each_other_and_stay_near():
     outline = [(10, 40), (60, 40), (60, 90), (10, 90)]
     taken: list[Plate] = []
-    for _ in range(10):
-        plate = place_label(outline, (12, 30), (200, 200), taken)
+    while plate := place_label(outline, (12, 30), (200, 200), taken):
         assert sum(map(plate.overlap, taken)) == 0
+        assert plate.top >= 40 - 3 * 12
+        assert plate.bottom <= 90 + 3 * 12
         taken.append(plate)
+    assert len(taken) >= 9
 
 
 def test_labels_never_hide_the_picture():
@@ -400,6 +412,23 @@ def test_the_two_ends_and_the_title_are_written(size):
         assert not np.array_equal(whole, without)
 
 
+@pytest.mark.parametrize("length", range(8, 40))
+def test_a_title_never_runs_into_the_words_at_the_ends(length):
+    # Words are black on white: between the title and the end there is a gap wider than inside a word.
+    image = np.full((300, 300, 3), 90, np.uint8)
+    with_title, without = (
+        (with_colour_bar(image, "inferno", "0", "max of each", title)[300:] < 90).all(axis=-1)
+        for title in ("x" * length, " ")
+    )
+    if with_title.shape != without.shape:
+        return  # the title has a line of its own
+    edge = text_size_for(300, 300)
+    below_the_bar = slice(2 * edge, None)
+    ends = np.nonzero(without[below_the_bar].any(axis=0))[0]
+    title = np.nonzero((with_title & ~without)[below_the_bar].any(axis=0))[0]
+    assert title.max() + 4 < ends[ends > 100].min()
+
+
 def test_an_overlong_title_is_shortened_not_cut():
     image = np.full((64, 64, 3), 90, np.uint8)
     sheet = with_colour_bar(image, "inferno", "0", "1", "class logit " * 30)
@@ -466,6 +495,71 @@ def test_every_tile_carries_its_number():
 def test_a_sheet_of_nothing_is_refused(tiles, columns):
     with pytest.raises(InputError):
         contact_sheet(tiles, columns)
+
+
+def test_a_sheet_may_do_without_counting_its_tiles():
+    tiles = [("7", solid((250, 250, 250), (40, 40)))]
+    plain = contact_sheet(tiles, tile_side=40, numbered=False)
+    assert plain.shape == contact_sheet(tiles, tile_side=40).shape
+    ink = [np.nonzero((sheet < 100).all(axis=-1))[1] for sheet in (plain, contact_sheet(tiles, tile_side=40))]
+    assert len(ink[0])
+    assert np.ptp(ink[0]) < 8 < np.ptp(ink[1])  # "7", and "1  7"
+
+
+# Values with a sign
+
+
+def test_a_key_of_values_with_a_sign_is_symmetric():
+    key = ColourKey.of(np.array([[-1.0, 4.0]]))
+    assert (key.top, key.is_signed, key.colormap) == (4, True, "coolwarm")
+    assert (key.ends, key.reach) == (("-4", "4"), "±4")
+    key = ColourKey.of(np.array([[0.0, 0.25]]), colormap="viridis")
+    assert (key.top, key.is_signed, key.colormap) == (0.25, False, "viridis")
+    assert (key.ends, key.reach) == (("0", "0.25"), "0.25")
+
+
+@given(arrays(np.float32, (3, 4), elements=st.floats(-1e3, 1e3, width=32)))
+@settings(deadline=None)
+def test_turning_all_signs_turns_the_colours_around_neutral(values):
+    key = ColourKey(float(np.abs(values).max()), is_signed=True, colormap="grey")
+    there, back = (key.paint(v)[..., 0].astype(int) for v in (values, -values))
+    assert np.abs(there + back - 255).max() <= 1  # halves are rounded to the even shade
+    assert (key.paint(np.zeros((1, 1))) == 128).all()
+
+
+def test_the_bar_of_signed_values_runs_from_blue_to_red():
+    sheet = with_colour_bar(solid((9, 9, 9), (20, 300)), "coolwarm", "-1", "1", "weights")
+    edge = text_size_for(20, 300) // 2
+    left, right = sheet[20 + 2 * edge, edge].astype(int), sheet[20 + 2 * edge, 299 - edge].astype(int)
+    assert left[2] > left[0] + 100
+    assert right[0] > right[2] + 100
+
+
+def test_grids_finer_than_a_tile_are_averaged_before_they_are_coloured():
+    # Blocks of 2×2 cells of -1 and 1 cancel out: neutral, and no mixture of blue and red.
+    stack = np.tile(np.array([[1, -1], [-1, 1]], np.float32), (192, 192))[None]
+    sheet = tile_sheet(stack, [0], ["0"], TileStyle(), "x")
+    tile = sheet[30:180, 20:180].reshape(-1, 3)
+    assert (tile == lookup_table("coolwarm")[128]).all()
+
+
+@pytest.mark.parametrize("count", [0, 257])
+def test_a_sheet_of_tiles_is_bounded(count):
+    with pytest.raises(InputError, match="1 to 256 tiles"):
+        tile_sheet(np.ones((300, 2, 2)), range(count), ["x"] * count, TileStyle(), "x")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: tile_sheet(np.ones((2, 2)), [0], ["x"], TileStyle(), "x"),
+        lambda: colour_kernel_sheet(np.ones((2, 4, 3, 3)), [0], ["x"], "x"),
+        lambda: matrix_sheet(np.ones((2, 2, 2)), "x", "x"),
+    ],
+)
+def test_stacks_of_another_shape_are_refused(draw):
+    with pytest.raises(ShapeError):
+        draw()
 
 
 # 16-bit maps

@@ -17,6 +17,8 @@ from detcam.render.text import BLACK, Colour, fit, line_height, readable_on, tex
 
 Outline = list[tuple[float, float]]
 
+_ROWS_AWAY = 2  # further from its box, a label seems to belong to whatever lies there
+
 # Hues that the default colour map does not use, so that a box is never taken for a hot edge.
 PALETTE: tuple[Colour, ...] = (
     (0, 229, 255),
@@ -71,8 +73,8 @@ def draw_boxes(
         image: (H, W, 3) RGB.
         boxes: (M, 4) xyxy in the picture's pixels.
         labels: M texts, each on a plate next to its box; an empty one draws none. Where plates would
-            cover each other, the later one moves away; once plates cover a third of the picture, further
-            ones are left out, since they would hide what they name.
+            cover each other, the later one moves a little; without room near its box it is left out, and so
+            are further ones once plates cover a third of the picture, since they would hide what they name.
         colours: M RGB triples.
         corners: (M, 4, 2) corner points (x, y) of rotated boxes, drawn instead of the upright ones.
 
@@ -100,34 +102,31 @@ def draw_boxes(
 
 def place_label(
     outline: Outline, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Plate]
-) -> Plate:
-    """Where a label goes: above its box, else inside, below, or in rows up and down from there.
+) -> Plate | None:
+    """Where a label goes: above its box, else inside, below, or a few rows away, where it is still its box's.
 
     Args:
         outline: corner points (x, y) of the box.
         size: (H, W) of the plate, not larger than the picture.
         picture: (H, W).
-        taken: plates that are there already; the place that hides the least of them wins.
+        taken: plates that are there already.
 
     Returns:
-        A plate inside the picture.
+        A plate inside the picture that hides none of these, or None where there is no room for one.
     """
     height, width = size
     x1, y1 = (round(min(values)) for values in zip(*outline, strict=True))
     x2, y2 = (round(max(values)) for values in zip(*outline, strict=True))
-    tops = [y1 - height, y1, y2, y2 - height]
-    for row in range(1, picture[0] // height + 1):
-        tops += [y1 + row * height, y1 - (row + 1) * height]
-    places = []
+    inside = range(y1 + height, y2 - height, height)
+    around = [top for row in range(1, _ROWS_AWAY + 1) for top in (y1 - (row + 1) * height, y2 + row * height)]
+    tops = [y1 - height, y1, y2, y2 - height, *inside, *around]
     for top, left in itertools.product(tops, (x1, x2 - width)):
         inside_left = min(max(left, 0), picture[1] - width)
         inside_top = min(max(top, 0), picture[0] - height)
         plate = Plate(inside_left, inside_top, inside_left + width, inside_top + height)
-        hidden = sum(map(plate.overlap, taken))
-        if not hidden:
+        if not any(map(plate.overlap, taken)):
             return plate
-        places.append((hidden, plate))
-    return min(places, key=lambda place: place[0])[1]
+    return None
 
 
 def _outlines(
@@ -168,6 +167,8 @@ def _draw_label(
     if not text or plate_size[0] > height or (taken and covered > height * width / 3):
         return
     plate = place_label(outline, plate_size, (height, width), taken)
+    if plate is None:
+        return
     draw.rectangle((plate.left, plate.top, plate.right - 1, plate.bottom - 1), fill=colour)
     write(draw, (plate.left + margin, (plate.top + plate.bottom) / 2), text, size, readable_on(colour))
     taken.append(plate)
