@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detcam.adapters import load as load
     from detcam.adapters import wrap as wrap
+    from detcam.anatomy import features as features
+    from detcam.anatomy import kernels as kernels
+    from detcam.anatomy import output_maps as output_maps
+    from detcam.cam import activation_maps as activation_maps
     from detcam.cam.methods import METHODS as METHODS
+    from detcam.checkpoints import load_weights as load_weights
     from detcam.errors import DetcamError as DetcamError
     from detcam.explainer import explain as explain
     from detcam.explanation import Explanation as Explanation
+    from detcam.overlays import OverlayStyle as OverlayStyle
+    from detcam.overlays import overlay as overlay
 
 __version__ = "0.1.0"
 
@@ -24,12 +31,33 @@ _PLACES = {
     "DetcamError": "detcam.errors",
     "Explanation": "detcam.explanation",
     "METHODS": "detcam.cam.methods",
+    "OverlayStyle": "detcam.overlays",
+    "activation_maps": "detcam.cam",
     "explain": "detcam.explainer",
+    "features": "detcam.anatomy",
+    "kernels": "detcam.anatomy",
     "load": "detcam.adapters",
+    "load_weights": "detcam.checkpoints",
+    "output_maps": "detcam.anatomy",
+    "overlay": "detcam.overlays",
     "wrap": "detcam.adapters",
 }
 
-__all__ = ["METHODS", "DetcamError", "Explanation", "explain", "load", "wrap"]
+__all__ = [
+    "METHODS",
+    "DetcamError",
+    "Explanation",
+    "OverlayStyle",
+    "activation_maps",
+    "explain",
+    "features",
+    "kernels",
+    "load",
+    "load_weights",
+    "output_maps",
+    "overlay",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ last known way to corrupt memory.
 """
 
 from detcam.checkpoints.files import CheckpointFile, open_checkpoint
-from detcam.checkpoints.model_file import ModelFile, find_state_dict, open_model_file
+from detcam.checkpoints.into_network import load_weights
+from detcam.checkpoints.model_file import ModelFile, find_model, find_state_dict, open_model_file
 from detcam.checkpoints.reading import Checkpoint, imported_module_class, read_checkpoint
 from detcam.checkpoints.rebuilding import Ignored
 
@@ -25,8 +26,10 @@ __all__ = [
     "CheckpointFile",
     "Ignored",
     "ModelFile",
+    "find_model",
     "find_state_dict",
     "imported_module_class",
+    "load_weights",
     "open_checkpoint",
     "open_model_file",
     "read_checkpoint",
