@@ -90,6 +90,7 @@ def stages(model: nn.Module, frame: InputFrame, probe: Probe) -> dict[str, nn.Mo
     """The last layer at each stride whose output the score depends on, finest stride first.
 
     Inside a block that changes the stride, the first layers still work at the one before: they end no stage.
+    What changes it more than once is no block but holds stages itself.
 
     Raises:
         CaptureError: there is none.
@@ -100,9 +101,11 @@ def stages(model: nn.Module, frame: InputFrame, probe: Probe) -> dict[str, nn.Mo
     for position, name in enumerate(order):
         inside = [other for other in order[:position] if other.startswith(f"{name}.")]
         before = order[order.index(inside[0]) - 1] if inside and order.index(inside[0]) else None
-        came_in = strides[before] if before else 1
-        if came_in != strides[name] and last.get(came_in) in inside and before:
-            last[came_in] = before
+        if before is not None:
+            came_in = strides[before]
+            is_block = len({*(strides[one] for one in inside), strides[name]} - {came_in}) == 1
+            if is_block and last.get(came_in) in inside:
+                last[came_in] = before
         last[strides[name]] = name
     return {last[stride]: model.get_submodule(last[stride]) for stride in sorted(last)}
 

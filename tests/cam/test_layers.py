@@ -303,3 +303,25 @@ def test_every_way_to_find_layers_has_a_name():
     model, x = Classifier(), pictures(1, size=(32, 48))
     for key in FOUND:
         assert found(model, key, x, TopClass())
+
+
+class StagesInOne(nn.Module):
+    """A stem, and all stages in a container of their own, as timm's Swin and PVT have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4, 4)
+        self.stages = nn.Sequential(
+            nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 2, 2), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(4, 4, 2, 2), nn.ReLU()),
+        )
+
+    def forward(self, x):
+        return self.stages(self.stem(x)).mean(dim=(2, 3))
+
+
+def test_a_container_of_all_stages_hides_none_of_them():
+    torch.manual_seed(0)
+    maps = activation_maps(StagesInOne(), torch.randn(1, 3, 64, 64), 0, layers="stages")
+    assert list(maps.maps) == ["stages.0", "stages.1", "stages"]
