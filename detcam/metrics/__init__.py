@@ -1,0 +1,88 @@
+"""How far a map can be trusted: pure functions of tensors and callables, one number per explained box."""
+
+from detcam.metrics.baselines import BLUR_11, BLUR_51, GREY, NOISE, ZEROS, Baseline
+from detcam.metrics.faithfulness import (
+    Faithfulness,
+    Score,
+    area_under,
+    deletion,
+    faithfulness,
+    insertion,
+    overall,
+    pixel_ranks,
+)
+from detcam.metrics.localisation import (
+    THRESHOLDS,
+    compactness,
+    energy_in_box,
+    energy_in_mask,
+    odi,
+    odi_in_masks,
+    pointing_game,
+    pointing_game_in_mask,
+    vea,
+    vea_curve,
+)
+from detcam.metrics.matching import (
+    MATCHES,
+    Candidates,
+    Match,
+    Wanted,
+    match_d_close,
+    match_d_rise,
+    match_iou_probability,
+    match_odam,
+)
+from detcam.metrics.presets import PRESETS, Preset, Step, get_preset
+from detcam.metrics.registry import INPUTS, METRICS, Metric, get_metric
+from detcam.metrics.similarity import spearman, spearman_abs, ssim
+from detcam.metrics.statistics import Interval, mean_interval, paired_difference
+
+__all__ = [
+    "BLUR_11",
+    "BLUR_51",
+    "GREY",
+    "INPUTS",
+    "MATCHES",
+    "METRICS",
+    "NOISE",
+    "PRESETS",
+    "THRESHOLDS",
+    "ZEROS",
+    "Baseline",
+    "Candidates",
+    "Faithfulness",
+    "Interval",
+    "Match",
+    "Metric",
+    "Preset",
+    "Score",
+    "Step",
+    "Wanted",
+    "area_under",
+    "compactness",
+    "deletion",
+    "energy_in_box",
+    "energy_in_mask",
+    "faithfulness",
+    "get_metric",
+    "get_preset",
+    "insertion",
+    "match_d_close",
+    "match_d_rise",
+    "match_iou_probability",
+    "match_odam",
+    "mean_interval",
+    "odi",
+    "odi_in_masks",
+    "overall",
+    "paired_difference",
+    "pixel_ranks",
+    "pointing_game",
+    "pointing_game_in_mask",
+    "spearman",
+    "spearman_abs",
+    "ssim",
+    "vea",
+    "vea_curve",
+]
