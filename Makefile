@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --layers model.2 --path total
 
-.PHONY: demo test test-slow check compat bench clean
+.PHONY: demo test test-slow check compat parity bench bench-parity clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -19,10 +19,10 @@ demo: $(READY)  ## explain the bundled detectors on the bundled scene
 	@$(BIN)/detcam explain weights/shapes-shortcut.pt weights/scene.png --name demo-shortcut $(DEMO)
 
 test: $(READY)  ## the default test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)  ## everything, with the tests that take minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)  ## style, types, who imports whom
 	$(BIN)/ruff check .
@@ -33,8 +33,14 @@ check: $(READY)  ## style, types, who imports whom
 compat: $(READY)  ## the adapter's tests against older ultralytics releases
 	$(BIN)/python scripts/compat.py
 
+parity: $(READY)  ## maps against pytorch-grad-cam's, value by value
+	$(BIN)/python scripts/parity.py
+
 bench: $(READY)  ## speed and memory, as ratios
 	$(BIN)/python benchmarks/main_job.py
 
+bench-parity: $(READY)  ## time and memory against pytorch-grad-cam's
+	$(BIN)/python scripts/parity.py --benchmark
+
 clean:
-	rm -rf $(VENV) .compat
+	rm -rf $(VENV) .compat .parity
