@@ -83,7 +83,9 @@ class Work:
 WORK = [
     *(Work("resnet50", method, "layer4.2", 8) for method in (*GRADIENT, *EIGEN)),
     *(Work("resnet50", method, "layer2.3", 1) for method in SCORING),
-    *(Work("yolov8n", method, "model.9", 1) for method in (*GRADIENT, *EIGEN, *SCORING)),
+    *(Work("yolov8n", method, "model.9", 1) for method in (*GRADIENT, *EIGEN, "score-cam")),
+    # Theirs exchanges the module, and ultralytics asks modules of the top level where they take from.
+    Work("yolov8n", "ablation-cam", "model.9.cv2", 1),
 ]
 
 
