@@ -4,7 +4,6 @@ import functools
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -239,9 +238,18 @@ REAL = {
 }
 
 
+def real_processor(kind):
+    """What prepares pictures for it, and reads what it gives."""
+    import transformers
+
+    _, name, size = REAL[kind]
+    return getattr(transformers, name)(**size)
+
+
 @functools.cache
 def real(kind, classes):
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = REAL[kind][0](transformers, classes).eval()

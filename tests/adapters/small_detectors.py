@@ -336,9 +336,8 @@ def _torchvision(kind: str) -> Callable[[int, Path], Small]:
 
 def _transformers(kind: str) -> Callable[[int, Path], Small]:
     def build(classes: int, _folder: Path) -> Small:
-        transformers = pytest.importorskip("transformers")
-        _, name, size = huggingface_networks.REAL[kind]
-        model, processor = huggingface_networks.real(kind, classes), getattr(transformers, name)(**size)
+        model = huggingface_networks.real(kind, classes)
+        processor = huggingface_networks.real_processor(kind)
 
         def expected(pixels: np.ndarray, conf: float) -> Found:
             inputs = processor(images=pixels, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""DETR, RT-DETR and YOLOS of HuggingFace: look-alikes that always run, and the real ones where installed."""
+"""DETR, RT-DETR and YOLOS of HuggingFace: look-alikes that show each part, and the real ones, untrained."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from huggingface_networks import (
     YolosForObjectDetection,
     lookalike,
     real,
+    real_processor,
     softmax_replica,
 )
 from torch import nn
@@ -212,9 +213,8 @@ def test_a_family_that_is_not_known_is_refused():
 @pytest.mark.parametrize("size", [(97, 61), (61, 97), (61, 211)])
 @pytest.mark.parametrize("kind", REAL)
 def test_detections_equal_their_post_processing(kind, size, classes):
-    transformers = pytest.importorskip("transformers")
     model, pixels = real(kind, classes), noise(*size)
-    processor = getattr(transformers, REAL[kind][1])(**REAL[kind][2])
+    processor = real_processor(kind)
     inputs = processor(images=pixels, return_tensors="pt")
     detector = detcam.wrap(model)
     assert len(detector.class_names) == classes
@@ -229,9 +229,8 @@ def test_detections_equal_their_post_processing(kind, size, classes):
 
 @pytest.mark.parametrize("kind", REAL)
 def test_pictures_are_prepared_as_their_processor_does(kind):
-    transformers = pytest.importorskip("transformers")
     detector, pixels = detcam.wrap(real(kind, 7)), noise(97, 61)
-    theirs = getattr(transformers, REAL[kind][1])(**REAL[kind][2])(images=pixels, return_tensors="pt")
+    theirs = real_processor(kind)(images=pixels, return_tensors="pt")
     torch.testing.assert_close(detector.prepare(pixels, 96)[0], theirs["pixel_values"][0], rtol=0, atol=1e-6)
 
 
