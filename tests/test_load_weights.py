@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import detcam
 from detcam.errors import CheckpointError, UnsafeCheckpointError
@@ -36,6 +37,7 @@ SAVED = {
     "of data-parallel training": lambda m: nn.DataParallel(m).state_dict(),
     "of a compiled network": lambda m: {f"_orig_mod.{k}": v for k, v in m.state_dict().items()},
     "of both": lambda m: {f"module._orig_mod.{k}": v for k, v in m.state_dict().items()},
+    "of a moving average": lambda m: AveragedModel(m).state_dict(),
     "under a key, beside an optimizer": lambda m: {
         "epoch": 3,
         "state_dict": nn.DataParallel(m).state_dict(),
@@ -52,6 +54,15 @@ def test_weights_arrive_however_they_are_wrapped(form, wrap, tmp_path):
     wrapped = wrap(model)
     assert detcam.load_weights(wrapped, tmp_path / "w.pth") is wrapped
     assert same(model, network(seed=1))
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_weights_arrive_in_a_moving_average_whose_counter_stays(form, tmp_path):
+    torch.save(SAVED[form](network(seed=1)), tmp_path / "w.pth")
+    average = AveragedModel(network(seed=2))
+    average.n_averaged.fill_(7)
+    assert same(detcam.load_weights(average, tmp_path / "w.pth").module, network(seed=1))
+    assert average.n_averaged == 7
 
 
 def test_a_network_that_calls_itself_model_keeps_its_names(tmp_path):

@@ -77,6 +77,18 @@ def test_prefixes_of_wrappers_are_removed(net, path, prefix):
     assert_is(read({"state_dict": prefixed(net, prefix)}, path), net)
 
 
+def test_a_moving_average_is_read_as_the_network_it_is_of(net, path):
+    average = torch.optim.swa_utils.AveragedModel(nn.DataParallel(net))
+    worse = {name: value + 1 for name, value in net.state_dict().items()}
+    for content in (average.state_dict(), {"model": worse, "model_ema": average.state_dict()}):
+        assert_is(read(content, path), net)
+
+
+def test_a_weight_that_is_called_like_a_counter_stays(path):
+    state = {"conv.weight": torch.ones(1), "n_averaged": torch.tensor(3)}
+    assert list(read(state, path)) == list(state)
+
+
 def test_numbered_layers_of_a_network_that_calls_itself_model_keep_their_names(path):
     state = {"model.0.conv.weight": torch.ones(1), "model.24.m.0.weight": torch.ones(2)}
     assert list(read(state, path)) == list(state)

@@ -36,7 +36,7 @@ def load_weights(model: Network, path: str | PathLike[str]) -> Network:
         raise CheckpointError(f"{file.path} holds no plain state dict: save model.state_dict()")
     found = file.tensors
     own = model.state_dict()
-    names = dict(zip(unwrapped_names(own), own, strict=True))
+    names = unwrapped_names(own)
     wanted = {short: own[name] for short, name in names.items()}
     complaints = _complaints(wanted, found)
     if complaints:
@@ -44,7 +44,7 @@ def load_weights(model: Network, path: str | PathLike[str]) -> Network:
             f"{file.path} does not fit this {type(model).__name__}: {'; '.join(complaints)}. "
             "Build the network as it was when it was saved"
         )
-    model.load_state_dict({names[short]: found.get(short, kept) for short, kept in wanted.items()})
+    model.load_state_dict(own | {names[short]: found.get(short, kept) for short, kept in wanted.items()})
     return model
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ from detcam.checkpoints.reading import unknown_globals
 from detcam.checkpoints.rebuilding import Rebuilder
 from detcam.checkpoints.records import DAMAGE, unpickle_records
 from detcam.errors import CheckpointError, UnsafeCheckpointError
+
+Value = TypeVar("Value")
 
 # Where training scripts put the weights, the better ones first.
 _WRAPPERS = (
@@ -34,6 +36,7 @@ _WRAPPERS = (
     "module",
 )
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGES_COUNTED = "n_averaged"
 _MOST_WRAPPERS = 4  # {"ema": {"module": {...}}} has two
 WAYS_WITH_A_WHOLE_MODEL = (
     "Where its code is, load it and save its state_dict(), or give the live model to detcam.wrap(model)"
@@ -137,9 +140,9 @@ def _find(content: Any, depth: int) -> dict[str, Tensor] | None:
     return _unwrapped(tensors) if tensors and not _has_parts(content) else None
 
 
-def unwrapped_names(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of a state dict without the prefixes of wrappers, in the same order."""
-    return list(_unwrapped(dict(tensors)))
+def unwrapped_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of a state dict's weights without the prefixes of wrappers -> with them, in the same order."""
+    return _unwrapped({name: name for name in tensors})
 
 
 def _has_parts(content: Mapping[Any, Any]) -> bool:
@@ -150,11 +153,15 @@ def _has_parts(content: Mapping[Any, Any]) -> bool:
     )
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove what DataParallel, torch.compile and Lightning put before every name, in whatever order."""
+def _unwrapped(tensors: dict[str, Value]) -> dict[str, Value]:
+    """Remove what DataParallel, torch.compile and Lightning put before every name, in whatever order.
+
+    torch's `AveragedModel`, of moving averages, has a counter beside the one prefix: it goes as well.
+    """
+    weights = {name: value for name, value in tensors.items() if name != _AVERAGES_COUNTED}
     for prefix in _PREFIXES:
-        if tensors and all(_can_lose(name, prefix) for name in tensors):
-            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+        if weights and all(_can_lose(name, prefix) for name in weights):
+            return _unwrapped({name.removeprefix(prefix): value for name, value in weights.items()})
     return tensors
 
 
