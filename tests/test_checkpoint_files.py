@@ -55,6 +55,14 @@ def test_a_checkpoint_of_torch_before_1_6_is_not_unpickled(path, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_newer_pickle_is_not_called_damaged(path, protocol):
+    torch.save({"model": torch.ones(2)}, path, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match=r"saved with pickle_protocol.*save it again") as caught:
+        open_checkpoint(path)
+    assert "damaged" not in str(caught.value)
+
+
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(CheckpointError, match=r"no file .*nowhere\.pt.*Check the path"):
         open_checkpoint(tmp_path / "nowhere.pt")

@@ -28,6 +28,9 @@ class Call:
     def __reduce__(self):
         return self.recipe
 
+    def __call__(self):
+        """Look callable: what this gives, such as an attribute, may itself be called by the file."""
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -194,6 +197,33 @@ def test_names_from_a_file_cannot_steer_the_terminal(path):
 def test_looking_up_attributes_is_refused(path, lookup):
     with pytest.raises(UnsafeCheckpointError, match=r"builtins\.getattr"):
         read(save({"model": lookup}, path))
+
+
+def test_a_builtin_reached_through_attributes_is_refused(path, marker):
+    """The file names nothing but `getattr` and a layer: from there it walks to the builtins and runs code."""
+    globals_ = Call(getattr, Call(getattr, nn.ReLU, "__init__"), "__globals__")
+    builtins = Call(Call(getattr, globals_, "get"), "__builtins__")
+    execute = Call(Call(getattr, builtins, "get"), "exec")
+    save({"model": nn.ReLU(), "attack": Call(execute, f"open({str(marker)!r}, 'w').close()")}, path)
+    assert open_checkpoint(path).globals == ("builtins.getattr", "torch.nn.modules.activation.ReLU")
+    with pytest.raises(UnsafeCheckpointError, match="calls or fills in something of its own making"):
+        read(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), "the attack is a real one"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Call(Call(getattr, nn.ReLU, "__new__"), nn.ReLU),  # a call of what was looked up
+        Call(getattr, Call(getattr, nn.ReLU, "__init__"), "__globals__", state={"torch": None}),
+        Call(os.system, "true"),  # vouched for below; torch bars its module whatever is said
+    ],
+)
+def test_what_torch_itself_will_not_do_is_refused_and_not_called_damaged(path, act):
+    with pytest.raises(UnsafeCheckpointError, match="Refused; nothing in it was run"):
+        read(save({"model": act}, path), allow_globals=["posix.system"])
 
 
 def test_a_known_class_is_not_called_with_the_files_arguments(path):
@@ -397,7 +427,7 @@ def test_unsafe_reports_code_that_is_not_installed(path, lab, forget, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pickled", [b"", b"\x80\x02}", b"\x80\x04\x95", b"\x80\x02cos\nsystem\n", b"\x80\x02hello."]
+    "pickled", [b"", b"\x80\x02}", b"\x80\x04}", b"\x80\x02cos\nsystem\n", b"\x80\x02hello."]
 )
 def test_a_damaged_pickle_is_an_error(path, pickled):
     write_pickle(path, pickled)

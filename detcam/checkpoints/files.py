@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import zipfile
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
 from detcam.checkpoints.records import DAMAGE, list_globals
-from detcam.errors import CheckpointError
+from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 _NOT_A_MODEL = "Give the checkpoint that training wrote, such as best.pt"
 _FETCH_AGAIN = "Copy or download it again, and compare its size with the original"
@@ -39,6 +40,15 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
         "a bare pickle, as torch saved before 1.6; those cannot be read safely",
         "Ask its author to save it again with a newer torch",
     ),
+)
+# How torch's restricted unpickler stumbles over the first instruction of a pickle of protocol 4 or 5.
+_FRAME_MET = f"Unsupported operand {pickle.FRAME[0]}"
+# How it refuses to call, import, make or fill in what is not on its list.
+_ACTS_MET = (
+    "Trying to call reduce",
+    "Trying to load unsupported GLOBAL",
+    "Can only create new object",
+    "Can only build",
 )
 _HTML = (b"<!doctype html", b"<html", b"<?xml")
 
@@ -72,15 +82,25 @@ def open_checkpoint(path: str | PathLike[str]) -> CheckpointFile:
     try:
         names = list_globals(data)
     except DAMAGE as error:
-        raise damaged(path, error) from error
+        raise unread(path, error) from error
     digest = hashlib.file_digest(io.BytesIO(data), "sha256").hexdigest()
     return CheckpointFile(path, digest, tuple(names), data)
 
 
-def damaged(path: Path, error: BaseException) -> CheckpointError:
-    """Make the error for a file that breaks while torch reads it."""
+def unread(path: Path, error: BaseException) -> CheckpointError:
+    """Make the error for a file that breaks while torch reads it, or that torch refuses to read on."""
     # torch wraps what it found into advice to load the file unsafely; that is not ours to pass on.
     found = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    if found.startswith(_FRAME_MET):
+        return CheckpointError(
+            f"{path} was saved with pickle_protocol=4 or 5, which torch cannot read without running what is "
+            "in it. Ask its author to save it again without that option"
+        )
+    if any(words in str(error) for words in _ACTS_MET):
+        return UnsafeCheckpointError(
+            f"{path} calls or fills in something of its own making, which no plain training run saves. "
+            "Refused; nothing in it was run. If you trust where it comes from: --unsafe-load"
+        )
     said = printable(" ".join(found.split())[:200])
     return CheckpointError(f"{path} is damaged: {type(error).__name__}: {said}. {_FETCH_AGAIN}")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from detcam.checkpoints.files import CheckpointFile, damaged, open_checkpoint, printable, read_bytes
+from detcam.checkpoints.files import CheckpointFile, open_checkpoint, printable, read_bytes, unread
 from detcam.checkpoints.reading import unknown_globals
 from detcam.checkpoints.rebuilding import Rebuilder
 from detcam.checkpoints.records import DAMAGE, unpickle_records
@@ -177,7 +177,7 @@ def _state_dict_in(file: CheckpointFile) -> dict[str, Tensor] | None:
         found = find_state_dict(unpickle_records(file.data, file.globals))
     except DAMAGE as error:
         _refuse_whole_model(file)
-        raise damaged(file.path, error) from error
+        raise unread(file.path, error) from error
     if found is None:
         _refuse_whole_model(file)
         return None

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from detcam.checkpoints.files import CheckpointFile, damaged, printable
+from detcam.checkpoints.files import CheckpointFile, printable, unread
 from detcam.checkpoints.rebuilding import (
     ARRAY_CALLS,
     ARRAY_CLASS,
@@ -92,7 +92,7 @@ def read_checkpoint(
         records = unpickle_records(file.data, file.globals)
         content = Rebuilder(file.path, classes, ignore_attributes).build(records)
     except DAMAGE as error:
-        raise damaged(file.path, error) from error
+        raise unread(file.path, error) from error
     return Checkpoint(file.path, file.sha256, content, "named globals" if allowed else "safe", tuple(allowed))
 
 
@@ -172,4 +172,4 @@ def _run(file: CheckpointFile) -> Any:
     except ImportError as error:
         raise CheckpointError(f"{file.path} needs code that is not installed: {error}") from error
     except DAMAGE as error:
-        raise damaged(file.path, error) from error
+        raise unread(file.path, error) from error
