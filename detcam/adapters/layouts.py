@@ -299,11 +299,15 @@ def _strides_of_rows(
 def _in_order(
     possible: Sequence[Sequence[int]], facts: HeadFacts
 ) -> Iterator[tuple[tuple[int, ...], LevelsOrder]]:
-    """One stride for each level such that they rise or fall; all those that were told, if they were."""
-    for strides in product(*possible):
-        order = _order(strides)
-        if order is not None and (facts.strides is None or sorted(strides) == sorted(facts.strides)):
-            yield strides, order
+    """One stride for each level such that they rise or fall; all those that were told, if they were.
+
+    In the order in which they were told, if that fits: levels of one cell each fit in either.
+    """
+    found = [(strides, order) for strides in product(*possible) if (order := _order(strides)) is not None]
+    if facts.strides is not None:
+        found = [one for one in found if sorted(one[0]) == sorted(facts.strides)]
+        found = [one for one in found if one[0] == facts.strides] or found
+    yield from found
 
 
 def _order(strides: Sequence[int]) -> LevelsOrder | None:

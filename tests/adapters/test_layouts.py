@@ -100,6 +100,12 @@ def test_three_candidates_a_cell_have_an_objectness():
     assert (layout.name, layout.num_classes, layout.anchors) == ("anchor-rows", 1, 3)
 
 
+def test_levels_of_one_cell_are_in_the_order_of_the_strides_that_were_said():
+    for strides in ((32, 64), (64, 32)):
+        seen = HeadFacts((32, 32), ((1, 6, 1, 1),) * 2, layout="objectness-maps", strides=strides)
+        assert infer(seen).strides == strides
+
+
 def test_300_rows_of_6_are_a_level_with_anchors_or_the_winners_of_an_end_to_end_head():
     # 3·10·10 = 300, the level of stride 32 at 320
     with pytest.raises(AmbiguousHeadError, match=r"1 class \(anchor-rows, 3 anchors\).*\(end-to-end\)"):
