@@ -155,7 +155,10 @@ def _agreed(told: dict[str, set[int]]) -> set[int] | None:
 
 def _only(fitting: Sequence[Layout], counts: set[int] | None, what: str) -> Layout:
     if len({str(layout) for layout in fitting}) > 1:
-        ways_out = _WAYS_OUT if counts is None or len(counts) > 1 else "give --layout"
+        ways_out = _WAYS_OUT
+        if counts is not None and len(counts) == 1:
+            is_named = len({layout.name for layout in fitting}) == 1
+            ways_out = "give anchors, reg_max or strides" if is_named else "give --layout"
         raise AmbiguousHeadError(
             f"{what} reads as {_listed(fitting)}: {ways_out}", [str(layout) for layout in fitting]
         )

@@ -38,7 +38,7 @@ class Form:
     Attributes:
         arrangement: "grids" (B, A, h, w, V), "maps" (B, A·V, h, w), "rows" (B, N, V), "columns" (B, V, N),
             with V values per candidate; "end-to-end" (B, M, 6): box, score, class.
-        has_anchors: several anchors per cell; such heads have an objectness.
+        has_anchors: several anchors per cell.
         has_objectness: an objectness between box and classes.
         has_bins: box edges are distributions of `reg_max` bins each.
         extra: values behind the classes.
@@ -77,9 +77,25 @@ LAYOUTS: dict[str, Form] = {
     "seg-columns": Form("columns", extra=32),
     "pose-rows": Form("rows", extra=51),
     "pose-columns": Form("columns", extra=51),
+    "anchor-columns": Form("columns", has_anchors=True, has_objectness=True, row_order="ayx"),
+    "box-anchor-grids": Form("grids", has_anchors=True, row_order="ayx"),
+    "box-anchor-maps": Form("maps", has_anchors=True, row_order="ayx"),
+    "box-anchor-rows": Form("rows", has_anchors=True),
+    "box-anchor-columns": Form("columns", has_anchors=True),
     "anchor-rows-yxa": Form("rows", has_anchors=True, has_objectness=True),
 }
 """Layouts by name. Behind the classes, obb has an angle, seg 32 mask coefficients, pose 17 keypoints."""
+
+# Anchors per cell that are taken to come with an objectness unless a layout without one is asked for. Three:
+# all YOLOs that have three. In rows and columns four and five as well: four at strides 16, 32 and 64 are as
+# many candidates as one at 8, 16 and 32, and five at 16 as many as one at 8 and 16.
+SURE_OF_OBJECTNESS: dict[Arrangement, tuple[int, ...]] = {
+    "grids": (3,),
+    "maps": (3,),
+    "rows": (3, 4, 5),
+    "columns": (3, 4, 5),
+    "end-to-end": (),
+}
 
 # No shape tells these from others: they are taken only when they are asked for.
 _ONLY_BY_NAME = frozenset({"anchor-rows-yxa"})
@@ -203,6 +219,9 @@ def _read(name: str, form: Form, facts: HeadFacts) -> Iterator[Layout]:
         if form.arrangement != "grids" and (anchors > 1) != form.has_anchors:
             continue
         if facts.anchors not in (None, anchors):
+            continue
+        is_doubtful = form.has_anchors and not form.has_objectness and facts.layout is None
+        if is_doubtful and anchors in SURE_OF_OBJECTNESS[form.arrangement]:
             continue
         for bins in _bins(form, facts.reg_max):
             classes = values - 4 * bins - form.has_objectness - form.extra

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detcam.adapters.class_count import class_count, counts_of_convolutions, infer
 from detcam.adapters.head_rows import split
-from detcam.adapters.layouts import LAYOUTS, HeadFacts, Layout, readings
+from detcam.adapters.layouts import LAYOUTS, SURE_OF_OBJECTNESS, HeadFacts, Layout, readings
 from detcam.errors import AmbiguousHeadError, InputError, ShapeError, UnknownNameError
 
 SEED_SHAPES = ((1, 507, 6), (1, 2028, 6), (1, 8112, 6))
@@ -98,6 +98,41 @@ def test_three_candidates_a_cell_have_an_objectness():
     # 3·(40² + 20² + 10²) = 6300
     layout = infer(facts((1, 6300, 6), side=320))
     assert (layout.name, layout.num_classes, layout.anchors) == ("anchor-rows", 1, 3)
+
+
+CELLS = 80**2 + 40**2 + 20**2 + 10**2 + 5**2
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [((1, 9 * CELLS, 7), "rows"), ((1, 7, 9 * CELLS), "columns"), ((1, 2, 20, 20, 7), "grids")],
+)
+def test_other_numbers_of_anchors_may_do_without_an_objectness(shape, form):
+    # RetinaNet: nine anchors a cell, each 4 + 3 values. With an objectness there would be two classes.
+    anchors = shape[1] if form == "grids" else 9
+    with pytest.raises(
+        AmbiguousHeadError, match=rf"2 classes \(anchor-{form}.* 3 classes \(box-anchor-{form}"
+    ):
+        infer(facts(shape))
+    layout = infer(facts(shape, num_names=3))
+    assert (layout.name, layout.num_classes, layout.anchors) == (f"box-anchor-{form}", 3, anchors)
+    assert infer(facts(shape, num_names=2)).name == f"anchor-{form}"
+
+
+@pytest.mark.parametrize("form", ["rows", "columns"])
+@pytest.mark.parametrize(("anchors", "strides"), [(4, (16, 32, 64)), (5, (16,))])
+def test_rows_that_one_anchor_at_finer_levels_fills_as_well_are_that_unless_named(form, anchors, strides):
+    rows = anchors * sum((640 // stride) ** 2 for stride in strides)
+    shape = (1, rows, 84) if form == "rows" else (1, 84, rows)
+    assert infer(facts(shape, num_names=80)).name == f"box-{form}"
+    named = infer(facts(shape, num_names=80, layout=f"box-anchor-{form}", strides=strides))
+    assert (named.anchors, named.strides) == (anchors, strides)
+
+
+def test_anchors_that_a_named_layout_leaves_open_are_asked_for():
+    # At 640: 4·(40² + 20²) = 5·40²
+    with pytest.raises(AmbiguousHeadError, match=r"4 anchors\) or .*5 anchors\): give anchors, reg_max or"):
+        infer(facts((1, 8000, 84), num_names=80, layout="box-anchor-rows"))
 
 
 def test_levels_of_one_cell_are_in_the_order_of_the_strides_that_were_said():
@@ -232,6 +267,12 @@ RUNS = USUAL + [run for size in range(1, 7) for run in combinations((4, 8, 16, 3
 NAMES = [name for name in LAYOUTS if name != "end-to-end"]
 
 
+def anchors_of(form):
+    """Those that shapes can tell: some are taken to come with an objectness, unless a layout is named."""
+    sure = () if form.has_objectness else SURE_OF_OBJECTNESS[form.arrangement]
+    return [count for count in range(2, 10) if count not in sure]
+
+
 @st.composite
 def heads(draw):
     """A layout, its truth and its tensors' shapes."""
@@ -242,7 +283,7 @@ def heads(draw):
     # A last, cut cell counts: the coarser grids need not divide the input.
     cells = draw(st.sampled_from([stride for stride in (32, 64, 128) if stride <= max(32, *strides)]))
     size = (cells * draw(st.integers(1, 7)), cells * draw(st.integers(1, 7)))
-    anchors = draw(st.integers(2, 9)) if form.has_anchors else 1
+    anchors = draw(st.sampled_from(anchors_of(form))) if form.has_anchors else 1
     bins = draw(st.sampled_from([8, 16, 17, 32])) if form.has_bins else 1
     classes = draw(st.one_of(st.integers(1, 6), st.integers(1, 400)))
     values = 4 * bins + form.has_objectness + classes + form.extra
