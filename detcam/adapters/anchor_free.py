@@ -157,11 +157,7 @@ class AnchorFreeDetector:
 
     @cached_property
     def _layers(self) -> list[Layer]:
-        return self.table.measured(self.model, self.strides, self._run_blank)
-
-    def _run_blank(self, side: int) -> None:
-        with self.guard():
-            self.model(torch.zeros(1, 3, side, side, device=device_of(self.model)))
+        return self.table.measured(self.model, self.strides, self.guard)
 
     def _check_classes(self, maps: Sequence[Mapping[str, Tensor]]) -> None:
         for head, level in zip(self.heads, maps, strict=True):

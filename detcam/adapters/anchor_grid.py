@@ -125,11 +125,7 @@ class AnchorGridDetector:
 
     @cached_property
     def _layers(self) -> list[Layer]:
-        return self.table.measured(self.model, self.strides, self._run_blank)
-
-    def _run_blank(self, side: int) -> None:
-        with self.guard():
-            self.model(torch.zeros(1, 3, side, side, device=device_of(self.model)))
+        return self.table.measured(self.model, self.strides, self.guard)
 
     def _checked(self, head: AnchorHead, found: object) -> Tensor:
         channels = len(head.anchors) * (_FIRST_CLASS + len(self.class_names) + head.extra)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from detcam.adapters.base import device_of
 from detcam.cam.capture import borrowed, observe
 from detcam.errors import UnsupportedModelError
 from detcam.structures import Layer, LayerSet, with_stages
@@ -29,18 +31,23 @@ class LayerTable:
     members: Mapping[str, LayerSet] | None = None
 
     def measured(
-        self, model: nn.Module, strides: Sequence[int], run_blank: Callable[[int], object]
+        self, model: nn.Module, strides: Sequence[int], guard: Callable[[], AbstractContextManager[object]]
     ) -> list[Layer]:
-        """The layers with strides, channels and sets.
+        """The layers with strides, channels and sets, by one forward pass of a small blank picture.
 
         Args:
             model: the network that has them.
             strides: of the head's levels.
-            run_blank: runs the model once on a blank square of that many pixels a side.
+            guard: stands around the forward pass.
         """
         modules = {name: model.get_submodule(name) for name in self.parts}
         side = 2 * max(*strides, 32)
-        layers = measured_layers(model, modules, self.parts, side, lambda: run_blank(side))
+
+        def run_blank() -> None:
+            with guard():
+                model(torch.zeros(1, 3, side, side, device=device_of(model)))
+
+        layers = measured_layers(model, modules, self.parts, side, run_blank)
         if self.members is None:
             return with_sets(layers, self.feeders, strides)
         return with_stages([replace(layer, member_of=self.members.get(layer.name)) for layer in layers])
