@@ -185,7 +185,7 @@ def test_the_run_says_what_was_asked_of_which_model(here, detcam_):
         "target": "x1",
         "path": "total",
         "keep_features": False,
-        "batch_size": 32,
+        "batch_size": None,
     }
 
 

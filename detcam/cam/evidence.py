@@ -29,7 +29,7 @@ class Rescoring:
         forward: called with the inputs; it calls the network.
         inputs: of all pictures.
         targets: one for each picture.
-        batch_size: changed pictures per forward pass.
+        batch_size: changed pictures per forward pass; None for `usual_batch_size`.
         progress: wraps the iterable of these passes.
     """
 
@@ -37,7 +37,7 @@ class Rescoring:
     forward: Callable[..., Any]
     inputs: NetworkInputs
     targets: Sequence[Target]
-    batch_size: int = 32
+    batch_size: int | None = None
     progress: Progress | None = None
 
     def masked(self, maps: Tensor) -> Tensor:

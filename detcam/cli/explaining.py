@@ -80,9 +80,8 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size",
     type=COUNT,
-    default=32,
-    show_default=True,
-    help="Changed pictures per forward pass, of score-cam and ablation-cam; halved when memory runs out.",
+    help="Changed pictures per forward pass, of score-cam and ablation-cam; halved when memory runs out. "
+    "Default: 8 on the CPU, 32 elsewhere.",
 )
 @run_options("runs/explain")
 @model_options

@@ -53,7 +53,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     path: GradientPath = "direct",
     keep_features: bool = False,
     batch: int = 1,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Explain why a detector fired on a picture, box by box and level by level.
@@ -75,7 +75,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         path: "direct" gradients add up over the layers; "total" ones also run through deeper captured layers.
         keep_features: keep the captured activations in `Explanation.features`.
         batch: pictures of one input size per forward pass.
-        batch_size: changed pictures per forward pass of methods that score many; halved when memory runs out.
+        batch_size: changed pictures per forward pass of methods that score many, halved when memory runs out;
+            None for 8 on the CPU, which is slower with more, and 32 elsewhere.
         progress: wraps the iterable of these passes, as `tqdm` does.
 
     Returns:

@@ -25,13 +25,15 @@ class ExplainOptions:
     target: str = "class-logit"
     path: GradientPath = "direct"
     keep_features: bool = False
-    batch_size: int = 32
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.path not in ("direct", "total"):
             raise UnknownNameError("gradient path", self.path, ("direct", "total"))
-        for name in ("max_det", "max_boxes", "batch_size"):
+        for name in ("max_det", "max_boxes"):
             check_count(name, getattr(self, name))
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size)
         sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
         if self.imgsz is not None and (
             len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)

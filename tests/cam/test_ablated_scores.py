@@ -28,6 +28,21 @@ def test_ablated_scores_are_those_of_one_channel_after_the_other(batch_size, ass
     assert found.shape == (3, 4)
 
 
+def test_on_the_cpu_eight_channels_are_ablated_at_a_time_unless_told_otherwise(assert_close):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 20, 3), torch.nn.ReLU()).eval()
+    sizes = []
+
+    def run(pictures):
+        sizes.append(len(pictures))
+        return model(pictures).square().sum(dim=(1, 2, 3))[None]
+
+    with replayed(model, "0", run, torch.rand(1, 3, 6, 6)) as replay:
+        sizes.clear()
+        found = ablated_scores(replay)
+        assert sizes == [8, 8, 4]
+        assert_close(found, ablated_scores(replay, batch_size=20))
+
+
 @pytest.mark.parametrize("name", ["Windowed", "SequenceFirst"])
 def test_a_channel_of_tokens_is_ablated_where_it_lies(name, assert_close):
     # Windows: channel c of all 16 cells of all four. Sequence: of all tokens but the class token.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detcam.cam.rescoring import in_batches, is_out_of_memory, masked_scores, masks
+from detcam.cam.rescoring import in_batches, is_out_of_memory, masked_scores, masks, usual_batch_size
 from detcam.errors import CaptureError, InputError, ShapeError
 
 NO_MEMORY = [
@@ -185,6 +185,23 @@ def test_masked_scores_are_those_of_one_masked_picture_after_the_other(batch_siz
             seen.append(picture * (mask - mask.min()) / (mask.max() - mask.min()))
         assert_close(found[:, channel], model(*seen, weights)[0, :2].detach())
     assert not found.requires_grad
+
+
+def test_on_the_cpu_eight_pictures_are_masked_at_a_time_unless_told_otherwise(assert_close):
+    picture, maps = torch.rand(1, 3, 6, 6), torch.rand(20, 3, 3)
+    sizes = []
+
+    def score(seen):
+        sizes.append(len(seen[0]))
+        return seen[0].square().sum(dim=(1, 2, 3))[None]
+
+    found = masked_scores((picture,), maps, score)
+    assert sizes == [8, 8, 4]
+    assert_close(found, masked_scores((picture,), maps, score, batch_size=20))
+
+
+def test_elsewhere_more_are_run_at_a_time():
+    assert [usual_batch_size(torch.device(one)) for one in ("cpu", "cuda", "mps")] == [8, 32, 32]
 
 
 def test_no_graph_is_built(assert_close):
