@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from detcam.cam.rescoring import Progress
 from detcam.cam.targets import Target, check_scalar, picture_of, settled, targets_for
 from detcam.cam.tokens import Cells, InputFrame, TokenGrid, Unfold, flattened
 from detcam.cam.views import PLAIN, SMOOTHING_VIEWS, View
-from detcam.errors import InputError, NoGradientError, ShapeError
+from detcam.errors import CaptureError, InputError, NoGradientError, ShapeError
 
 _MODES = {2: "bilinear", 3: "trilinear"}
 
@@ -103,7 +104,8 @@ def activation_maps(
     Raises:
         InputError: something asked for does not exist or cannot be used.
         ShapeError: a target is no single number.
-        CaptureError: the network did not give what was to be captured, or a layer's grid cannot be told.
+        CaptureError: the network did not give what was to be captured, something that is not finite, or a
+            layer whose grid cannot be told.
         NoGradientError: a picture's target depends on none of the layers.
     """
     network = unwrapped(model)
@@ -182,6 +184,7 @@ def _snapshot(
         }
         targets = [settled(target, row) for target, row in zip(targets, rows, strict=True)]
         scores = _scores(targets, rows)
+        _check_finite(scores, caught.activations)
         found = caught.gradients(scores.sum()) if plan.method.uses_gradients else {}
     activations = {
         name: layouts[name](caught.activations[name].detach()).float()
@@ -192,6 +195,22 @@ def _snapshot(
         for name, one in found.items()
     }
     return _Snapshot(activations, gradients, layouts, targets, scores.detach())
+
+
+def _check_finite(scores: Tensor, activations: Mapping[str, Tensor]) -> None:
+    """Check that there is something to draw: formulas hand NaN on, or drop it and leave a black picture.
+
+    Raises:
+        CaptureError: a target or a layer is not finite.
+    """
+    for picture, score in enumerate(scores.tolist()):
+        if not math.isfinite(score):
+            raise CaptureError(f"the target of picture {picture} is {score}: check the input and the weights")
+    for name, one in activations.items():
+        if not one.isfinite().all():
+            raise CaptureError(
+                f"layer {name!r} gives NaN or infinite values: check the input and the weights"
+            )
 
 
 def _in_order(asked: Iterable[str], caught: Iterable[str]) -> list[str]:

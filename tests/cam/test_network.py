@@ -381,6 +381,21 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         )
 
 
+@pytest.mark.parametrize("method", ["grad-cam", "layer-cam", "eigen-cam", "score-cam"])
+def test_a_picture_that_is_not_finite_is_an_error_and_no_black_map(method):
+    broken = pictures()
+    broken[1, 0, 3, 3] = torch.nan
+    with pytest.raises(CaptureError, match="the target of picture 1 is nan: check the input"):
+        activation_maps(Classifier(), broken, 1, layers="second", method=method)
+
+
+def test_a_layer_that_is_not_finite_is_named():
+    broken = Classifier()
+    broken.first.weight.data[2] = torch.inf
+    with pytest.raises(CaptureError, match="layer 'first' gives NaN or infinite values"):
+        activation_maps(broken, pictures(), lambda row: row.nan_to_num()[1], layers="first")
+
+
 def test_a_target_that_is_no_scalar_shows_its_shape():
     with pytest.raises(ShapeError, match=r"0-dim tensor, got shape \(4,\)"):
         activation_maps(Classifier(), pictures(), lambda row: row, layers="second")
