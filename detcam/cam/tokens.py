@@ -25,6 +25,9 @@ USUAL_STRIDES = (1, 2, 4, 8, 14, 16, 32)
 LARGEST_STRIDE = 32
 """Of tokens. The hundred queries of a decoder would be 10 × 10 cells in steps of 64 otherwise."""
 
+COARSEST_FIRST_LEVEL = 8
+"""Of detection heads of three or more levels: the stride that they begin with at the latest."""
+
 Cells = tuple[int, ...]
 """Sizes of a grid, (h, w) or (d, h, w)."""
 
@@ -292,11 +295,13 @@ def _fits(cells: Cells, input_size: Cells) -> bool:
 def _is_head_length(rows: int, input_size: Cells) -> bool:
     """Whether so many are the cells of three or more levels: detection heads give (B, values, cells).
 
-    Those of two levels are ordinary numbers of channels, such as 16² + 8² = 320.
+    Those of two levels are ordinary numbers of channels, such as 16² + 8² = 320, and so are those whose
+    finest level is coarser than any detector's: 4·6 + 2·3 + 1·2 = 32 of 64×96 pixels.
     """
     strides = [stride for stride in (4, 8, 16, 32, 64, 128) if stride <= min(input_size)]
     cells = [math.prod(math.ceil(side / stride) for side in input_size) for stride in strides]
-    sums = {sum(cells[i:j]) for i in range(len(cells)) for j in range(i + 3, len(cells) + 1)}
+    finest = [i for i, stride in enumerate(strides) if stride <= COARSEST_FIRST_LEVEL]
+    sums = {sum(cells[i:j]) for i in finest for j in range(i + 3, len(cells) + 1)}
     return any(rows == anchors * one for anchors in (1, 3) for one in sums)
 
 

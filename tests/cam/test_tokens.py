@@ -348,3 +348,9 @@ def test_the_rows_of_a_detection_head_are_no_tokens():
     """400 values for each of the 80² + 40² + 20² cells at 640²: not 20 × 20 tokens."""
     with pytest.raises(CaptureError, match="no grid fits"):
         maps_of(torch.zeros(1, 400, 8400), (640, 640), batch=1)
+
+
+def test_channels_that_happen_to_be_the_cells_of_coarse_levels_are_tokens_all_the_same():
+    """32 = 4·6 + 2·3 + 1·2, the cells at strides 16, 32 and 64, at which no head of three levels begins."""
+    tokens = known(2, 32, 4, 6).flatten(2).transpose(1, 2)
+    assert torch.equal(maps_of(tokens, (64, 96), batch=2), known(2, 32, 4, 6))
