@@ -112,10 +112,16 @@ class NetworkInputs:
     def _first(self) -> Tensor:
         pictures = self.pictures
         if not pictures:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in self.tensors)
+            shapes = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in self.tensors)
+            is_whole = any(tensor.ndim in (4, 5) for tensor in self.tensors)
+            advice = (
+                "whole numbers have no gradient; scale them as in training, such as picture.float() / 255"
+                if is_whole
+                else "a single picture needs a batch dimension, picture[None]"
+            )
             raise ShapeError(
-                f"no input is a batch of pictures (B, C, H, W) or volumes (B, C, D, H, W), got {shapes}: "
-                "a single picture needs a batch dimension, picture[None]"
+                "no input is a batch of pictures (B, C, H, W) or volumes (B, C, D, H, W) of floating-point "
+                f"numbers, got {shapes}: {advice}"
             )
         if len(pictures[0]) == 0:
             raise ShapeError(f"there are no pictures in the batch: {tuple(pictures[0].shape)}")

@@ -51,9 +51,15 @@ def test_the_first_picture_among_the_inputs_says_how_many_and_how_large():
     assert (volume.batch, volume.input_size) == (2, (4, 5, 6))
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(3, 8, 6), torch.zeros(1, 3, 8, 6, dtype=torch.uint8)])
-def test_a_single_or_integer_picture_is_no_batch_of_pictures(wrong):
-    with pytest.raises(ShapeError, match=r"got \((1, )?3, 8, 6\): a single picture needs a batch dimension"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (torch.zeros(3, 8, 6), r"got \(3, 8, 6\) torch.float32: a single picture needs a batch dimension"),
+        (torch.zeros(1, 3, 8, 6).byte(), r"got \(1, 3, 8, 6\) torch.uint8: whole numbers have no gradient"),
+    ],
+)
+def test_a_single_or_integer_picture_is_no_batch_of_pictures(wrong, said):
+    with pytest.raises(ShapeError, match=said):
         NetworkInputs.of(wrong).prepared(nn.Identity())
 
 
