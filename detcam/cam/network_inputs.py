@@ -134,11 +134,20 @@ def is_picture(tensor: Tensor) -> bool:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in data-parallel (`module`) and compiled (`_orig_mod`) wrappers."""
+    """The network in data-parallel (`module`) and compiled (`_orig_mod`) wrappers.
+
+    Raises:
+        InputError: it is TorchScript, into which nothing can look.
+    """
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and "Parallel" in type(model).__name__:
             inner = getattr(model, "module", None)
         if not isinstance(inner, nn.Module):
+            if isinstance(model, torch.jit.ScriptModule):
+                raise InputError(
+                    "the network is TorchScript, scripted or traced, whose layers cannot be looked into: "
+                    "give the nn.Module that it was made of"
+                )
             return model
         model = inner

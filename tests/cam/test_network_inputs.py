@@ -122,3 +122,11 @@ def test_a_network_that_calls_a_part_of_it_module_is_no_wrapper():
     network = nn.Sequential()
     network.module = nn.Conv2d(3, 4, 3)
     assert unwrapped(network) is network
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_and_not_taken_for_a_network_without_layers():
+    traced = torch.jit.trace(nn.Conv2d(3, 2, 3), torch.zeros(1, 3, 8, 6))
+    for one in (traced, nn.DataParallel(traced)):
+        with pytest.raises(InputError, match="TorchScript, scripted or traced"):
+            unwrapped(one)
