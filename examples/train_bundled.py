@@ -1,6 +1,6 @@
 """Train one of the two small detectors in `weights/`, from nothing, on one CPU core.
 
-The scenes come from `scenes.py`, the network is a narrow YOLOv8 (0.9 M parameters), and the
+The scenes come from `detcam.scenes`, the network is a narrow YOLOv8 (0.9 M parameters), and the
 checkpoint keeps only what is needed to load it: fp16 weights, class names, task, input size.
 
 Example:
@@ -20,7 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 import yaml
-from scenes import CLASS_NAMES, make_scene
+
+from detcam.scenes import CLASS_NAMES, make_scene
 
 SIZE = 320
 SEED = 0

@@ -1,29 +1,17 @@
 """The example scenes keep the promises that the bundled detectors' evidence rests on."""
 
-import importlib.util
+import runpy
 import sys
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
-SCENES_FILE = Path(__file__).parents[1] / "examples" / "scenes.py"
+from detcam import scenes
 
-
-def _load_scenes() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("example_scenes", SCENES_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
-
-
-scenes = _load_scenes()
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +38,14 @@ def test_same_seed_gives_same_bytes(beside: float) -> None:
     for field in fields(first):
         value = getattr(first, field.name)
         assert value.tobytes() == getattr(again, field.name).tobytes(), field.name
+
+
+def test_the_bundled_scene_is_the_one_its_seed_draws() -> None:
+    """The bundled detectors know these pictures: their bytes must stay, but for rounding."""
+    bundled = cv2.imread(str(ROOT / "weights" / "scene.png"))[..., ::-1]
+    off = np.abs(scenes.make_scene(2000293).image.astype(int) - bundled)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 0.001
 
 
 def test_making_a_scene_leaves_the_global_random_state_alone() -> None:
@@ -133,6 +129,30 @@ def test_marker_is_painted_in_its_own_colour_with_a_light_rim(many: list) -> Non
             assert scene.image[y, int(x1)].min() > 200
 
 
+def test_marker_masks_hold_the_disc_and_its_rim(astray: list) -> None:
+    """The disc of radius r has 2r + 1 pixels across and at least the area of a diamond as wide."""
+    for scene in astray:
+        assert scene.marker_masks.shape == scene.object_masks.shape
+        for mask, box in zip(scene.marker_masks, scene.marker_boxes, strict=True):
+            y, x = np.nonzero(mask)
+            assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == box.tolist()
+            across = int(box[2] - box[0])
+            assert across**2 / 2 < mask.sum() < across**2
+            assert not (mask & scene.object_masks.any(axis=0)).any()
+
+
+def test_marker_masks_are_where_the_paint_is() -> None:
+    """Each pixel of a mask is the rim's light or the marker's colour, and no rim lies beside it."""
+    scene = scenes.make_scene(7)
+    for mask, colour in zip(scene.marker_masks, scene.markers, strict=True):
+        pixels = scene.image[mask].astype(int)
+        is_rim = (pixels == scenes.RIM_RGB).all(axis=1)
+        assert 0 < is_rim.sum() < len(pixels)
+        assert (pixels[~is_rim].argmax(axis=1) == colour).all()
+        grown = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        assert not (scene.image[grown & ~mask] == scenes.RIM_RGB).all(axis=1).any()
+
+
 def test_shape_tells_nothing_about_marker_colour(many: list) -> None:
     shapes = np.concatenate([scene.shapes for scene in many])
     markers = np.concatenate([scene.markers for scene in many])
@@ -171,6 +191,15 @@ def test_labellings_read_the_shape_or_the_marker(astray: list) -> None:
         assert np.array_equal(labels, scene.markers[scene.is_beside])
 
 
+def test_masks_can_be_taken_of_the_same_objects_as_the_labels(astray: list) -> None:
+    for scene in astray:
+        for labelling in scenes.CLASS_NAMES:
+            boxes, _ = scene.labelled(labelling)
+            masks = scene.object_masks[scene.is_labelled(labelling)]
+            assert len(masks) == len(boxes)
+            assert [mask.any(axis=0).argmax() for mask in masks] == boxes[:, 0].tolist()
+
+
 def test_unknown_labelling_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="honest, shortcut, got 'colour'"):
         scenes.make_scene(7).labelled("colour")
@@ -180,5 +209,5 @@ def test_command_writes_the_scene_without_a_display(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("DISPLAY", raising=False)
     out = tmp_path / "scene.png"
     monkeypatch.setattr(sys, "argv", ["scenes.py", str(out), "--seed", "5"])
-    scenes.main()
+    runpy.run_path(str(ROOT / "examples" / "scenes.py"), run_name="__main__")
     assert np.array_equal(cv2.imread(str(out))[..., ::-1], scenes.make_scene(5).image)
