@@ -87,6 +87,24 @@ class Picture:
         return self.path.stem if self.path else "image"
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How large a picture is, upright.
+
+    Attributes:
+        size: (H, W).
+        exif_orientation: the EXIF orientation that makes it upright, 1..8; from 5 on it swaps the sides.
+    """
+
+    size: tuple[int, int]
+    exif_orientation: int = 1
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(H, W) of the pixels as they are stored, before the orientation is applied."""
+        return self.size[::-1] if self.exif_orientation >= 5 else self.size
+
+
 def read_picture(path: str | os.PathLike[str]) -> Picture:
     """Read one file; the bytes are read once, so that pixels and checksum belong together.
 
@@ -99,6 +117,24 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     with _decoding(str(path)):
         pixels, orientation, notes = _decode(_open(data, str(path)), str(path))
     return Picture(pixels, path, hashlib.sha256(data).hexdigest(), orientation, notes)
+
+
+def read_frame(path: str | os.PathLike[str]) -> Frame:
+    """Read how large the picture of `read_picture` is, without decoding it where its header says so.
+
+    Raises:
+        ImageError: there is no such file, or it is empty or no picture.
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    with _decoding(str(path)):
+        image = _open(data, str(path))
+        if image.format == "TIFF":  # whether its size is that of the upright picture depends on the release
+            pixels, orientation, _ = _decode(image, str(path))
+            return Frame((pixels.shape[0], pixels.shape[1]), orientation)
+        width, height = image.size
+        orientation, _ = _orientation(image)
+        return Frame((width, height) if orientation >= 5 else (height, width), orientation)
 
 
 def as_picture(image: object) -> Picture:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from detcam.errors import ImageError, ShapeError
-from detcam.images import MAX_FILE_BYTES, Picture, as_picture, find_pictures, read_picture
+from detcam.images import MAX_FILE_BYTES, Picture, as_picture, find_pictures, read_frame, read_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -166,6 +166,26 @@ def test_exif_orientation_is_applied_once_and_recorded(tmp_path, orientation, ex
     picture = read_picture(path)
     assert picture.pixels[..., 0].tolist() == UPRIGHT[orientation]
     assert picture.exif_orientation == orientation
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_frame_is_that_of_the_upright_picture(tmp_path, orientation, extension):
+    path = save(photograph(), tmp_path / f"a.{extension}", exif=oriented(orientation))
+    frame = read_frame(path)
+    assert frame.size == read_picture(path).pixels.shape[:2]
+    assert frame.size == ((97, 61) if orientation >= 5 else (61, 97))
+    assert (frame.stored_size, frame.exif_orientation) == ((61, 97), orientation)
+
+
+def test_the_frame_of_what_is_no_picture_is_refused_as_the_picture_is(tmp_path):
+    (tmp_path / "a.jpg").write_text("no picture")
+    for path in (tmp_path / "a.jpg", tmp_path / "b.jpg"):
+        with pytest.raises(ImageError) as pixels:
+            read_picture(path)
+        with pytest.raises(ImageError) as frame:
+            read_frame(path)
+        assert str(frame.value) == str(pixels.value)
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
