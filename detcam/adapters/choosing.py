@@ -11,8 +11,9 @@ from detcam.cam.layers import named_layers
 from detcam.errors import InputError, UnknownNameError
 from detcam.structures import Layer, LayerSet, stage_names
 
-STAGES = "stages"
-_SETS = (STAGES, *get_args(LayerSet))
+EVIDENCE, STAGES = "evidence", "stages"
+_SETS = (EVIDENCE, STAGES, *get_args(LayerSet))
+_FINEST_EVIDENCE = 4  # stride; finer layers hold edges of everything, whatever the network makes of them
 
 
 def chosen_layers(
@@ -23,9 +24,10 @@ def chosen_layers(
     Args:
         model: the network.
         table: what is known of its layers; empty for a network that nobody described.
-        layers: "stages" (the stem and the backbone's stages), "backbone", "neck" or "head" (one layer at each
-            of the head's strides), dotted names, patterns such as "model.*.cv1", in which a star stands for
-            anything, or several of these, with commas between them or in a sequence.
+        layers: "evidence" (the backbone's stages from stride 4 on), "stages" (those and what is finer, the
+            stem), "backbone", "neck" or "head" (one layer at each of the head's strides), dotted names,
+            patterns such as "model.*.cv1", in which a star stands for anything, dots too, or several of
+            these, with commas between them or in a sequence.
 
     Raises:
         UnknownNameError: no such layer; the closest are offered.
@@ -41,8 +43,11 @@ def chosen_layers(
 
 
 def _set_members(model: nn.Module, table: Sequence[Layer], wanted: str) -> dict[str, nn.Module]:
-    members = [layer.name for layer in table if layer.member_of == wanted]
-    names = stage_names(table) if wanted == STAGES else members
+    strides = {layer.name: layer.stride or 0 for layer in table}
+    names = {
+        STAGES: stage_names(table),
+        EVIDENCE: [name for name in stage_names(table) if strides[name] >= _FINEST_EVIDENCE],
+    }.get(wanted, [layer.name for layer in table if layer.member_of == wanted])
     if not names:
         raise InputError(
             f"this {type(model).__name__} has no layers in the set {wanted!r}: name layers instead"

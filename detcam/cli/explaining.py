@@ -63,6 +63,11 @@ if TYPE_CHECKING:
     help="Gradients of several layers: adding up, or through the deeper captured ones too.",
 )
 @click.option(
+    "--merge",
+    type=click.Choice(["sum", "finest"]),
+    help="A box's levels in one map; default: finest for total gradients of the backbone, else sum.",
+)
+@click.option(
     "--scale", default="box", show_default=True, help="Full colour is: box, image, level, or fixed:VALUE."
 )
 @click.option("--colormap", default="inferno", show_default=True, help="inferno, viridis, magma, turbo, jet.")
@@ -143,6 +148,7 @@ def _prepare_explain(
         layers=options["layers"],
         target=options["target"],
         path=options["gradient_path"],
+        merge=options["merge"],
         keep_features="features" in options["extras"],
         batch_size=options["batch_size"],
     )

@@ -13,7 +13,7 @@ from detcam.adapters.base import DetectOptions, Detector
 from detcam.adapters.choosing import chosen_layers
 from detcam.adapters.rehearsal import InputSize, rehearse
 from detcam.cam.capture import GradientPath, capture
-from detcam.cam.methods import get_method
+from detcam.cam.methods import Method, get_method
 from detcam.cam.rescoring import Progress
 from detcam.explainer.options import ExplainOptions, check_count
 from detcam.explainer.passes import (
@@ -24,8 +24,9 @@ from detcam.explainer.passes import (
     explain_batch,
     layouts_of,
 )
-from detcam.explanation import Explanation, Question
+from detcam.explanation import Explanation, Merge, Question
 from detcam.images import Picture, as_picture
+from detcam.structures import Detections
 from detcam.targets import UNITS, class_id, target_for
 
 
@@ -51,6 +52,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     layers: str | Sequence[str] = "backbone",
     target: str = "class-logit",
     path: GradientPath = "direct",
+    merge: Merge | None = None,
     keep_features: bool = False,
     batch: int = 1,
     batch_size: int | None = None,
@@ -69,10 +71,14 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         imgsz: the input's largest side, or (H, W); None for the size the model was trained at.
         max_boxes: boxes explained per picture, best first.
         method: key of `detcam.METHODS`.
-        layers: "backbone", "neck" or "head" (one layer at each of the head's strides), "stages" (the stem and
-            the backbone's stages), dotted names, or patterns such as "model.*.cv1".
+        layers: "evidence" (the backbone's stages from stride 4 on), "backbone", "neck" or "head" (one layer
+            at each of the head's strides), "stages" (the stem and the backbone's stages), dotted names, or
+            patterns such as "model.*.cv1".
         target: what of the prediction is explained: a key of `TARGETS`.
         path: "direct" gradients add up over the layers; "total" ones also run through deeper captured layers.
+        merge: how the levels of a box become one map: "sum", or "finest" for the finest level's alone. None
+            takes "finest" where levels would count the same evidence again (total gradients at layers of the
+            backbone, which follow each other) and "sum" elsewhere.
         keep_features: keep the captured activations in `Explanation.features`.
         batch: pictures of one input size per forward pass.
         batch_size: changed pictures per forward pass of methods that score many, halved when memory runs out;
@@ -100,6 +106,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         layers=layers if isinstance(layers, str) else tuple(layers),
         target=target,
         path=path,
+        merge=merge,
         keep_features=keep_features,
         batch_size=batch_size,
     )
@@ -129,14 +136,21 @@ class Explainer(Plan):
         wanted = None if options.classes is None else tuple(class_id(c, names) for c in options.classes)
         method = get_method(options.method)
         method.check_given(EVIDENCE)
+        modules = chosen_layers(detector.model, detector.layers(), options.layers)
         return cls(
             detector=detector,
             options=options,
             method=method,
             detect=DetectOptions(options.conf, options.iou, wanted, options.max_det),
-            modules=chosen_layers(detector.model, detector.layers(), options.layers),
+            modules=modules,
             target=target_for(options.target, names),
-            question=Question(method.name, options.target, UNITS.get(options.target, "logit"), options.path),
+            question=Question(
+                method.name,
+                options.target,
+                UNITS.get(options.target, "logit"),
+                options.path,
+                options.merge or _merge(detector, method, options.path, modules),
+            ),
             progress=progress,
         )
 
@@ -155,6 +169,23 @@ class Explainer(Plan):
         for _, alike in groupby(inputs, key=lambda one: one.tensor.shape):
             while members := list(islice(alike, batch)):
                 yield from explain_batch(self, members)
+
+    def explain_boxes(self, picture: Picture, boxes: Detections) -> Explanation:
+        """The explanation of these very boxes, whatever is detected: their class may be another one.
+
+        What to ask of a network that has been changed, or of a class that lost.
+
+        Args:
+            picture: in which they were found.
+            boxes: M of them; `candidates` are rows of the prediction at this picture's input.
+
+        Raises:
+            InputError: a candidate or class does not exist in this prediction.
+            CaptureError: the network did not give what was to be captured.
+            NoGradientError: a box's target depends on none of the layers.
+        """
+        tensor, geometry = self.detector.prepare(picture.pixels, self.options.imgsz)
+        return explain_batch(self, [PreparedPicture(picture, tensor, geometry, asked=boxes)])[0]
 
     def rehearse(self) -> None:
         """Ask the question once of a small black picture: what would fail for every picture fails here.
@@ -177,3 +208,10 @@ class Explainer(Plan):
             scores = [self.target(candidate, min(self.detector.class_names))(raw) for candidate in candidates]
             if self.method.uses_gradients and scores:  # a head of regions may see none in a black picture
                 caught.gradients(torch.stack(scores).sum())
+
+
+def _merge(detector: Detector, method: Method, path: GradientPath, names: Iterable[str]) -> Merge:
+    """Only the finest where every layer's evidence has passed through it, else the sum."""
+    backbone = {layer.name for layer in detector.layers() if layer.part == "backbone"}
+    is_chain = method.uses_gradients and path == "total" and backbone.issuperset(names)
+    return "finest" if is_chain else "sum"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from detcam.cam.capture import GradientPath
 from detcam.errors import InputError, UnknownNameError
+from detcam.explanation import Merge
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class ExplainOptions:
     layers: str | tuple[str, ...] = "backbone"
     target: str = "class-logit"
     path: GradientPath = "direct"
+    merge: Merge | None = None
     keep_features: bool = False
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.path not in ("direct", "total"):
             raise UnknownNameError("gradient path", self.path, ("direct", "total"))
+        if self.merge not in (None, *get_args(Merge)):
+            raise UnknownNameError("merge", str(self.merge), get_args(Merge))
         for name in ("max_det", "max_boxes"):
             check_count(name, getattr(self, name))
         if self.batch_size is not None:

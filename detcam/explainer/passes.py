@@ -54,11 +54,20 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPicture:
-    """A picture as the network sees it."""
+    """A picture as the network sees it.
+
+    Attributes:
+        picture: what was read.
+        tensor: the network's input (3, H, W).
+        geometry: picture <-> input.
+        asked: the boxes to explain, whose candidates are rows of this very input's prediction; None for
+            what is detected.
+    """
 
     picture: Picture
     tensor: Tensor
     geometry: Letterbox
+    asked: Detections | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +142,11 @@ def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
 
 
 def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
-    found = plan.detector.detect(raw, one.geometry, plan.detect)
-    chosen = found[: plan.options.max_boxes]
+    if one.asked is None:
+        found = plan.detector.detect(raw, one.geometry, plan.detect)
+        chosen = found[: plan.options.max_boxes]
+    else:
+        found = chosen = _existing(one.asked, raw)
     targets = tuple(
         plan.target(candidate, label)
         for candidate, label in zip(chosen.candidates.tolist(), chosen.labels.tolist(), strict=True)
@@ -149,6 +161,22 @@ def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
         boxes=raw.boxes(chosen.candidates).detach(),
         cells=_cells(raw, chosen, one.geometry.input_size),
     )
+
+
+def _existing(asked: Detections, raw: RawPrediction) -> Detections:
+    """The boxes asked for, checked.
+
+    Raises:
+        InputError: a candidate or class does not exist in this prediction.
+    """
+    rows, classes = raw.class_logits.shape
+    for what, indices, count in (("candidate", asked.candidates, rows), ("class", asked.labels, classes)):
+        for index in indices.tolist():
+            if not 0 <= index < count:
+                raise InputError(
+                    f"no {what} {index} of {count}: the boxes must have been found in this very input"
+                )
+    return asked
 
 
 def _values(targets: Sequence[Target], raw: RawPrediction) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ from detcam.explanation.saving import SaveOptions, save
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.structures import Detections
+
+Merge = Literal["sum", "finest"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class Question:
         target: as given to `target_for`.
         unit: of the target's value and so of the maps.
         path: "direct" or "total" gradients.
+        merge: how the levels of a box become one map: "sum", or "finest" for the finest level's alone.
     """
 
     method: str
     target: str
     unit: str
     path: str
+    merge: Merge = "sum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +126,15 @@ class Explanation:
 
     @cached_property
     def merged(self) -> Tensor:
-        """Sum over the levels on the finest grid, (M, h, w), raw; coarser levels are interpolated to it."""
-        grid = max((layer.grid for layer in self.layers), key=lambda grid: grid[0] * grid[1])
+        """One map of each box on the finest grid, (M, h, w), raw, as `Question.merge` says.
+
+        The sum of the levels, coarser ones interpolated; or the finest level's map alone, where all evidence
+        passes through that layer and any other level would count it again.
+        """
+        finest = max(self.layers, key=lambda layer: layer.grid[0] * layer.grid[1])
+        if self.question.merge == "finest":
+            return self.levels[finest.level]
+        grid = finest.grid
         total = torch.zeros(len(self), *grid)
         for maps in self.levels.values():
             total = total.to(maps.device)
@@ -184,7 +196,7 @@ class Explanation:
         """The picture with maps, boxes and colour bar, RGB; the picture itself fills the top left (H, W).
 
         Args:
-            level: a key of `levels`, or "merged" for their sum.
+            level: a key of `levels`, or "merged" for all of them in one.
             scale: what is drawn in full colour: "box" each box's own maximum, "image" one maximum for all,
                 "level" each box's maximum at that level, "fixed:VALUE" a value in the target's unit.
             colormap: key of `detcam.render.COLORMAPS`.

@@ -42,7 +42,7 @@ def sidecar(explanation: Explanation, scale: Scale, files: dict[str, str | list[
             "target": question.target,
             "unit": question.unit,
             "gradients": question.path,
-            "merge": "sum",
+            "merge": question.merge,
             "scale": scale.kind,
             "scale_value": scale.value,
         },
