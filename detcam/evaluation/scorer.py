@@ -1,0 +1,111 @@
+"""What is left of a detection when the network's input is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detcam.adapters.base import DetectOptions, Detector, device_of
+from detcam.cam.capture import borrowed
+from detcam.errors import InputError
+from detcam.geometry import Letterbox
+from detcam.metrics import Candidates, Preset, Score, Wanted
+from detcam.structures import Detections, RawPrediction
+
+_ROUNDING = 1e-2  # of white minus black: a resized constant picture is constant up to this
+
+
+@dataclass(frozen=True, eq=False)
+class PixelUnits:
+    """How a detector's preparation writes brightness: input = black + (white - black) * brightness.
+
+    Attributes:
+        black: (3, 1, 1) of the input, what a black picture becomes.
+        white: likewise.
+    """
+
+    black: Tensor
+    white: Tensor
+
+    @classmethod
+    def of(cls, detector: Detector, image_size: tuple[int, int], imgsz: int | None) -> PixelUnits:
+        """Found by preparing a black, a white and a grey picture.
+
+        Raises:
+            InputError: grey does not become what lies between: such a detector's pixels cannot be taken away.
+        """
+        black, white, grey = (
+            _prepared_constant(detector, image_size, value, imgsz) for value in (0, 255, 51)
+        )
+        if bool(((grey - (black + 0.2 * (white - black))).abs() > _ROUNDING * (white - black).abs()).any()):
+            raise InputError(
+                f"{detector.family} does not prepare brightness linearly: no pixel can be taken away"
+            )
+        return cls(black, white)
+
+    def to_brightness(self, tensor: Tensor) -> Tensor:
+        """Input (…, 3, H, W) -> 0..1, in the input's order of colours."""
+        black, white = self.black.to(tensor), self.white.to(tensor)
+        return (tensor - black) / (white - black)
+
+    def to_input(self, brightness: Tensor) -> Tensor:
+        """0..1 (…, 3, H, W) -> what the network takes."""
+        black, white = self.black.to(brightness), self.white.to(brightness)
+        return black + (white - black) * brightness
+
+
+@dataclass(frozen=True, eq=False)
+class Rescorer:
+    """Scores changed inputs of one picture by what the detector finds in them.
+
+    Attributes:
+        detector: what is asked.
+        geometry: of the input.
+        units: of the input's pixels.
+        preset: whose candidates and match are taken; its thresholds, or the detector's own.
+        conf: lowest score of a candidate where the preset names none.
+    """
+
+    detector: Detector
+    geometry: Letterbox
+    units: PixelUnits
+    preset: Preset
+    conf: float
+
+    @property
+    def options(self) -> DetectOptions:
+        """Which candidates there are in a changed picture."""
+        conf = self.conf if self.preset.score_threshold is None else self.preset.score_threshold
+        return DetectOptions(conf=conf, iou=self.preset.nms_iou)
+
+    def of(self, wanted: Wanted) -> Score:
+        """Brightness (k, 3, H, W) -> (k,), how much of a detection is left."""
+
+        def score(pictures: Tensor) -> Tensor:
+            model = self.detector.model
+            with borrowed(model), torch.no_grad():
+                raws = self.detector.forward(self.units.to_input(pictures).to(device_of(model)))
+                return torch.stack([self.preset.matching(wanted, self.candidates(raw)) for raw in raws])
+
+        return score
+
+    def candidates(self, raw: RawPrediction) -> Candidates:
+        """What is found in a changed picture; scores include objectness, as the detector's own do."""
+        found = self.detector.detect(raw, self.geometry, self.options)
+        return Candidates(found.boxes, raw.scores()[found.candidates])
+
+
+def wanted_from(found: Detections, raw: RawPrediction, row: int) -> Wanted:
+    """Detection `row` of the unchanged picture."""
+    return Wanted(found.boxes[row], int(found.labels[row]), raw.scores()[found.candidates[row]].detach())
+
+
+def _prepared_constant(
+    detector: Detector, image_size: tuple[int, int], value: int, imgsz: int | None
+) -> Tensor:
+    """The middle pixel of a prepared picture of one grey value, (3, 1, 1)."""
+    tensor, _ = detector.prepare(np.full((*image_size, 3), value, np.uint8), imgsz)
+    return tensor[:, tensor.shape[1] // 2, tensor.shape[2] // 2].clone()[:, None, None]
