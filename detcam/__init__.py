@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from detcam.cam.methods import METHODS as METHODS
     from detcam.checkpoints import load_weights as load_weights
     from detcam.errors import DetcamError as DetcamError
+    from detcam.explainer import d_rise as d_rise
     from detcam.explainer import explain as explain
     from detcam.explanation import Explanation as Explanation
     from detcam.overlays import OverlayStyle as OverlayStyle
@@ -33,6 +34,7 @@ _PLACES = {
     "METHODS": "detcam.cam.methods",
     "OverlayStyle": "detcam.overlays",
     "activation_maps": "detcam.cam",
+    "d_rise": "detcam.explainer",
     "explain": "detcam.explainer",
     "features": "detcam.anatomy",
     "kernels": "detcam.anatomy",
@@ -49,6 +51,7 @@ __all__ = [
     "Explanation",
     "OverlayStyle",
     "activation_maps",
+    "d_rise",
     "explain",
     "features",
     "kernels",

@@ -89,7 +89,7 @@ def write_manifest(
             "command": list(command),
             "model": model_facts(detector),
             "device": str(device_of(detector.model)),
-            "seed": None,
+            "seed": options.seed if explainer.method.rescores == "sampled" else None,
             "layers": list(explainer.modules),
             "options": asdict(options),
             "scale": asdict(save_options.style.scale),

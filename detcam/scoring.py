@@ -21,13 +21,25 @@ class Scoring(Protocol):
         """Scores (N, K) in 0..1 of class logits (N, K) and objectness logits (N,) or None."""
         ...
 
+    def class_probabilities(self, class_logits: Tensor) -> Tensor:
+        """Probability (N, K) of each class in 0..1, without objectness and the like."""
+        ...
+
     def unsaturated(self, class_logits: Tensor, objectness_logit: Tensor | None, class_id: int) -> Tensor:
         """A 0-dim tensor that grows with a candidate's score; its logits are (K,), and () or None."""
         ...
 
 
+class _EachByItself:
+    """Heads whose classes do not compete."""
+
+    def class_probabilities(self, class_logits: Tensor) -> Tensor:
+        """See `Scoring`."""
+        return class_logits.sigmoid()
+
+
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_EachByItself):
     """Each class by itself: σ(class). Unsaturated: the logit."""
 
     def scores(self, class_logits: Tensor, objectness_logits: Tensor | None) -> Tensor:
@@ -43,7 +55,7 @@ SIGMOID = Sigmoid()
 
 
 @dataclass(frozen=True)
-class ObjectTimesClass:
+class ObjectTimesClass(_EachByItself):
     """YOLOv3 to v5 and YOLOX: σ(objectness)·σ(class). Unsaturated: its logarithm.
 
     Attributes:
@@ -66,7 +78,7 @@ class ObjectTimesClass:
 
 
 @dataclass(frozen=True)
-class ObjectAlone:
+class ObjectAlone(_EachByItself):
     """One-class YOLOv7: σ(objectness), the class logit takes no part. Unsaturated: the objectness logit."""
 
     def scores(self, class_logits: Tensor, objectness_logits: Tensor | None) -> Tensor:
@@ -79,7 +91,7 @@ class ObjectAlone:
 
 
 @dataclass(frozen=True)
-class RootOfProduct:
+class RootOfProduct(_EachByItself):
     """FCOS: √(σ(class)·σ(centredness)). Unsaturated: its logarithm."""
 
     def scores(self, class_logits: Tensor, objectness_logits: Tensor | None) -> Tensor:
@@ -104,6 +116,10 @@ class Softmax:
 
     def scores(self, class_logits: Tensor, objectness_logits: Tensor | None) -> Tensor:
         """See `Scoring`."""
+        return self.class_probabilities(class_logits)
+
+    def class_probabilities(self, class_logits: Tensor) -> Tensor:
+        """See `Scoring`; 0 for the background."""
         scores = class_logits.softmax(dim=1)
         if self.background is None:
             return scores

@@ -174,6 +174,14 @@ class RawPrediction:
         """Score of every candidate for every class, (N, K) in 0..1."""
         return self.scoring.scores(self.class_logits, self.objectness_logits)
 
+    def class_probabilities(self) -> Tensor:
+        """Probability of each class for every candidate, without objectness, (N, K) in 0..1."""
+        return self.scoring.class_probabilities(self.class_logits)
+
+    def objectness(self) -> Tensor | None:
+        """What a head of two factors says beside the class, (N,) in 0..1; None for a head of one."""
+        return None if self.objectness_logits is None else self.objectness_logits.sigmoid()
+
     def locate(self, candidate: int) -> Location:
         """Level, row, column and anchor of one candidate.
 

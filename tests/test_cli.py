@@ -185,8 +185,39 @@ def test_the_run_says_what_was_asked_of_which_model(here, detcam_):
         "target": "x1",
         "path": "total",
         "keep_features": False,
+        "merge": None,
         "batch_size": None,
+        "masks": 5000,
+        "seed": 0,
     }
+
+
+def test_random_masks_are_asked_for_and_their_convergence_is_said(here, detcam_):
+    said = detcam_("explain", "small.pt", "street.png", "--method", "d-rise", "--masks", 12, "--seed", 3)
+    assert said.code == 0
+    first, *boxes = said.err.splitlines()
+    assert first.endswith(" boxes, d-rise of similarity, 12 masks of seed 3")
+    assert re.fullmatch(r"  b000 .* predicted at P\d; convergence (-|\d\.\d\d)", boxes[0])
+    run = Path("runs/explain/run")
+    written = json.loads((run / "run.json").read_text())
+    schema("run-1").validate(written)
+    assert (written["seed"], written["layers"]) == (3, [])
+    assert (written["options"]["masks"], written["options"]["seed"]) == (12, 3)
+    document = json.loads((run / "street_cam.json").read_text())
+    schema("explanation-1").validate(document)
+    assert document["sampling"]["masks"] == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--method", "d-rise", "--layers", "neck"], "'d-rise' looks at no layer .*: leave layers out"),
+        (["--seed", "1"], "'layer-cam' draws no random masks: leave seed out"),
+    ],
+)
+def test_options_that_do_not_fit_random_masks_are_told_before_a_folder_is_made(here, detcam_, given, message):
+    assert_one_line(detcam_("explain", "small.pt", "street.png", *given), message)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -223,6 +254,7 @@ def test_a_broken_run_document_does_not_fit_the_schema(where, value):
             **{"classes": None, "conf": 0.25, "iou": 0.7, "max_det": 300, "imgsz": [64, 96], "max_boxes": 16},
             **{"method": "layer-cam", "layers": ["model.4"], "target": "x1", "path": "direct"},
             "keep_features": False,
+            "merge": None,
         },
         "scale": {"kind": "box", "value": None},
         "save": [],

@@ -65,7 +65,7 @@ def test_importing_detcam_imports_nothing_heavy():
 
 def test_the_public_surface_is_what_the_readme_may_promise():
     assert detcam.__all__ == [
-        *("METHODS", "DetcamError", "Explanation", "OverlayStyle", "activation_maps"),
+        *("METHODS", "DetcamError", "Explanation", "OverlayStyle", "activation_maps", "d_rise"),
         *("explain", "features", "kernels", "load", "load_weights", "output_maps", "overlay", "wrap"),
     ]
 

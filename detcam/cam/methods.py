@@ -29,6 +29,7 @@ from detcam.cam.gradient_methods import (
     x_grad_cam,
     x_grad_cam_terms,
 )
+from detcam.cam.random_masks import visibility_slopes
 from detcam.cam.score_methods import (
     ablation_cam,
     ablation_cam_terms,
@@ -49,6 +50,8 @@ INPUTS = {
     "scores": "(B,), what is explained",
     "masked_scores": "(B, C), the score of the picture under each channel",
     "ablated_scores": "(B, C), the score without each channel",
+    "sampled_masks": "(B, N, h, w), what N random masks of the input let through",
+    "sampled_scores": "(B, N), how much of a detection is found under each of them",
     "class_weights": "(B, C), the explained class's row of a final linear layer",
 }
 
@@ -93,10 +96,15 @@ class Method:
         return "gradients" in self.needs
 
     @property
-    def rescores(self) -> Literal["masked", "ablated"] | None:
-        """What is scored anew for every channel: the masked picture, or the network without the channel."""
+    def rescores(self) -> Literal["masked", "ablated", "sampled"] | None:
+        """What is scored anew: for every channel the masked picture, or the network without the channel.
+
+        "sampled": the picture under random masks, which knows no layers.
+        """
         if "masked_scores" in self.needs:
             return "masked"
+        if "sampled_scores" in self.needs:
+            return "sampled"
         return "ablated" if "ablated_scores" in self.needs else None
 
     @property
@@ -219,6 +227,12 @@ METHODS: dict[str, Method] = {
         "channels weighted by what the score loses without each",
         "Desai 2020, WACV pp. 972-980",
         weigh=ablation_cam_terms,
+    ),
+    "d-rise": Method(
+        "d-rise",
+        visibility_slopes,
+        "how much more of the detection is found where random masks show the input; no layers",
+        "Petsiuk 2021, arXiv:2006.03204",
     ),
     "eigen-cam": Method(
         "eigen-cam",

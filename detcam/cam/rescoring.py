@@ -106,7 +106,7 @@ def masked_scores(
             else _repeated(picture, len(channels))
             for picture in pictures
         )
-        return _finite(score(seen), len(channels))
+        return checked_scores(score(seen), len(channels))
 
     with torch.no_grad():
         batch_size = usual_batch_size(maps.device) if batch_size is None else batch_size
@@ -151,7 +151,7 @@ def ablated_scores(
 
     def run(channels: range) -> Tensor:
         output = replay.output(len(channels))
-        return _finite(replay(output * kept(output, channels, unfold), len(channels)), len(channels))
+        return checked_scores(replay(output * kept(output, channels, unfold), len(channels)), len(channels))
 
     with torch.no_grad():
         maps = unfold(replay.output())
@@ -182,6 +182,20 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
+def checked_scores(scores: Tensor, copies: int) -> Tensor:
+    """Scores of `copies` changed pictures, (T, copies), without their graph.
+
+    Raises:
+        ShapeError: they have another shape.
+        CaptureError: one is not finite.
+    """
+    if scores.ndim != 2 or scores.shape[1] != copies:
+        raise ShapeError(f"scores of {copies} pictures must be (T, {copies}), got {tuple(scores.shape)}")
+    if not scores.isfinite().all():
+        raise CaptureError("the score of a changed picture is not finite: choose another target or layer")
+    return scores.detach()
+
+
 def _run_if_it_fits(run: Callable[[range], Tensor], numbers: range) -> Tensor | None:
     """The result, or None where memory runs out: by then, all that the try has held is free again.
 
@@ -196,14 +210,6 @@ def _run_if_it_fits(run: Callable[[range], Tensor], numbers: range) -> Tensor | 
         if len(numbers) == 1:
             raise CaptureError(f"not enough memory for one picture at a time: {error}") from error
     return None
-
-
-def _finite(scores: Tensor, copies: int) -> Tensor:
-    if scores.ndim != 2 or scores.shape[1] != copies:
-        raise ShapeError(f"scores of {copies} pictures must be (T, {copies}), got {tuple(scores.shape)}")
-    if not scores.isfinite().all():
-        raise CaptureError("the score of a changed picture is not finite: choose another target or layer")
-    return scores.detach()
 
 
 def _is_masked(picture: Tensor, dims: int) -> bool:

@@ -26,6 +26,7 @@ from detcam.cli.words import progress_bar, say
 
 if TYPE_CHECKING:
     from detcam.explainer import Explainer
+    from detcam.explanation import Explanation
     from detcam.runner import Row
 
 
@@ -85,9 +86,17 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size",
     type=COUNT,
-    help="Changed pictures per forward pass, of score-cam and ablation-cam; halved when memory runs out. "
+    help="Changed pictures per forward pass, of methods that need many; halved when memory runs out. "
     "Default: 8 on the CPU, 32 elsewhere.",
 )
+@click.option(
+    "--masks",
+    type=click.IntRange(min=2),
+    default=5000,
+    show_default=True,
+    help="Random masks that d-rise looks at the picture through: as many forward passes.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of these masks.")
 @run_options("runs/explain")
 @model_options
 def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
@@ -151,6 +160,8 @@ def _prepare_explain(
         merge=options["merge"],
         keep_features="features" in options["extras"],
         batch_size=options["batch_size"],
+        masks=options["masks"],
+        seed=options["seed"],
     )
     explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"))
     explainer.rehearse()
@@ -159,26 +170,40 @@ def _prepare_explain(
 
 def _report(row: Row, explainer: Explainer) -> None:
     """Say on stderr what was explained: class, score, box, level, layers, method, target."""
-    explanation, question = row.explanation, explainer.question
+    explanation = row.explanation
     if explanation is None:
         say(f"{row.source}: {row.error}")
         return
-    layers = " ".join(f"{layer.level}={layer.module}" for layer in explanation.layers)
-    how = f"{question.method} of {question.target}, {layers}, {question.path}"
-    say(f"{row.source}: {len(explanation)} boxes, {how}")
+    say(f"{row.source}: {len(explanation)} boxes, {_how(explanation)}")
     for box in range(len(explanation)):
         x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
-        evidence = " ".join(
-            f"{level} {_percent(shares[box])}" for level, shares in explanation.shares.items()
-        )
         say(
             f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
-            f" predicted at {explanation.deciding[box]}; evidence {evidence}"
+            f" predicted at {explanation.deciding[box]}; {_found_of(explanation, box)}"
         )
     if not len(explanation):
         say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")
     for warning in explanation.warnings:
         say(f"  {warning}")
+
+
+def _how(explanation: Explanation) -> str:
+    """Method, target, and layers or masks."""
+    question, sampling = explanation.question, explanation.sampling
+    asked = f"{question.method} of {question.target}"
+    if sampling is not None:
+        return f"{asked}, {sampling.masks} masks of seed {sampling.seed}"
+    layers = " ".join(f"{layer.level}={layer.module}" for layer in explanation.layers)
+    return f"{asked}, {layers}, {question.path}"
+
+
+def _found_of(explanation: Explanation, box: int) -> str:
+    """Where a box's evidence lies, or how far its map has converged."""
+    if explanation.sampling is not None:
+        convergence = explanation.sampling.convergence[box]
+        return "convergence " + ("-" if math.isnan(convergence) else f"{convergence:.2f}")
+    shares = explanation.shares.items()
+    return "evidence " + " ".join(f"{level} {_percent(share[box])}" for level, share in shares)
 
 
 def _nothing_found(best: float, conf: float) -> str:

@@ -93,14 +93,19 @@ class Rescorer:
         return score
 
     def candidates(self, raw: RawPrediction) -> Candidates:
-        """What is found in a changed picture; scores include objectness, as the detector's own do."""
+        """What is found in a changed picture."""
         found = self.detector.detect(raw, self.geometry, self.options)
-        return Candidates(found.boxes, raw.scores()[found.candidates])
+        objectness = raw.objectness()
+        return Candidates(
+            found.boxes,
+            raw.class_probabilities()[found.candidates],
+            None if objectness is None else objectness[found.candidates],
+        )
 
 
 def wanted_from(found: Detections, raw: RawPrediction, row: int) -> Wanted:
     """Detection `row` of the unchanged picture."""
-    return Wanted(found.boxes[row], int(found.labels[row]), raw.scores()[found.candidates[row]].detach())
+    return Wanted(found.boxes[row], int(found.labels[row]), raw.class_probabilities()[found.candidates[row]])
 
 
 def _prepared_constant(

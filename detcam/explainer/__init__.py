@@ -1,6 +1,7 @@
 """From a detector and pictures to explanations: one forward pass a picture, whatever is asked."""
 
+from detcam.explainer.black_box import d_rise
 from detcam.explainer.core import Explainer, explain
 from detcam.explainer.options import ExplainOptions, check_count
 
-__all__ = ["ExplainOptions", "Explainer", "check_count", "explain"]
+__all__ = ["ExplainOptions", "Explainer", "check_count", "d_rise", "explain"]

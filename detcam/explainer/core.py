@@ -15,7 +15,8 @@ from detcam.adapters.rehearsal import InputSize, rehearse
 from detcam.cam.capture import GradientPath, capture
 from detcam.cam.methods import Method, get_method
 from detcam.cam.rescoring import Progress
-from detcam.explainer.options import ExplainOptions, check_count
+from detcam.explainer.masking import explain_by_masking
+from detcam.explainer.options import ExplainOptions, check_count, check_fits
 from detcam.explainer.passes import (
     EVIDENCE,
     Plan,
@@ -24,6 +25,7 @@ from detcam.explainer.passes import (
     explain_batch,
     layouts_of,
 )
+from detcam.explainer.sampling import SIMILARITY
 from detcam.explanation import Explanation, Merge, Question
 from detcam.images import Picture, as_picture
 from detcam.structures import Detections
@@ -56,6 +58,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     keep_features: bool = False,
     batch: int = 1,
     batch_size: int | None = None,
+    masks: int = 5000,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Any:
     """Explain why a detector fired on a picture, box by box and level by level.
@@ -83,6 +87,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         batch: pictures of one input size per forward pass.
         batch_size: changed pictures per forward pass of methods that score many, halved when memory runs out;
             None for 8 on the CPU, which is slower with more, and 32 elsewhere.
+        masks: how many random masks "d-rise" looks through; it knows no layers, path and other targets.
+        seed: of these masks.
         progress: wraps the iterable of these passes, as `tqdm` does.
 
     Returns:
@@ -109,6 +115,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         merge=merge,
         keep_features=keep_features,
         batch_size=batch_size,
+        masks=masks,
+        seed=seed,
     )
     explainer = Explainer.of(detector, options, progress)
     several = isinstance(image, list | tuple)
@@ -136,7 +144,9 @@ class Explainer(Plan):
         wanted = None if options.classes is None else tuple(class_id(c, names) for c in options.classes)
         method = get_method(options.method)
         method.check_given(EVIDENCE)
-        modules = chosen_layers(detector.model, detector.layers(), options.layers)
+        check_fits(options, method)
+        is_sampled = method.rescores == "sampled"
+        modules = {} if is_sampled else chosen_layers(detector.model, detector.layers(), options.layers)
         return cls(
             detector=detector,
             options=options,
@@ -144,7 +154,9 @@ class Explainer(Plan):
             detect=DetectOptions(options.conf, options.iou, wanted, options.max_det),
             modules=modules,
             target=target_for(options.target, names),
-            question=Question(
+            question=SIMILARITY
+            if is_sampled
+            else Question(
                 method.name,
                 options.target,
                 UNITS.get(options.target, "logit"),
@@ -168,7 +180,10 @@ class Explainer(Plan):
         )
         for _, alike in groupby(inputs, key=lambda one: one.tensor.shape):
             while members := list(islice(alike, batch)):
-                yield from explain_batch(self, members)
+                if self.method.rescores == "sampled":
+                    yield from (explain_by_masking(self, one) for one in members)
+                else:
+                    yield from explain_batch(self, members)
 
     def explain_boxes(self, picture: Picture, boxes: Detections) -> Explanation:
         """The explanation of these very boxes, whatever is detected: their class may be another one.
@@ -185,7 +200,12 @@ class Explainer(Plan):
             NoGradientError: a box's target depends on none of the layers.
         """
         tensor, geometry = self.detector.prepare(picture.pixels, self.options.imgsz)
-        return explain_batch(self, [PreparedPicture(picture, tensor, geometry, asked=boxes)])[0]
+        one = PreparedPicture(picture, tensor, geometry, asked=boxes)
+        return (
+            explain_by_masking(self, one)
+            if self.method.rescores == "sampled"
+            else explain_batch(self, [one])[0]
+        )
 
     def rehearse(self) -> None:
         """Ask the question once of a small black picture: what would fail for every picture fails here.

@@ -8,6 +8,8 @@ from typing import get_args
 import numpy as np
 
 from detcam.cam.capture import GradientPath
+from detcam.cam.methods import Method
+from detcam.cam.random_masks import RandomMasks
 from detcam.errors import InputError, UnknownNameError
 from detcam.explanation import Merge
 
@@ -29,6 +31,8 @@ class ExplainOptions:
     merge: Merge | None = None
     keep_features: bool = False
     batch_size: int | None = None
+    masks: int = RandomMasks.count
+    seed: int = RandomMasks.seed
 
     def __post_init__(self) -> None:
         if self.path not in ("direct", "total"):
@@ -39,11 +43,27 @@ class ExplainOptions:
             check_count(name, getattr(self, name))
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
+        RandomMasks(self.masks, seed=self.seed)
         sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
         if self.imgsz is not None and (
             len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
         ):
             raise InputError(f"imgsz must be pixels, or (H, W), got {self.imgsz!r}")
+
+
+def check_fits(options: ExplainOptions, method: Method) -> None:
+    """Refuse what was asked for and has no meaning with the method.
+
+    Raises:
+        InputError: random masks are asked about layers, gradients or a target, or other methods about masks.
+    """
+    default = ExplainOptions()
+    is_sampled = method.rescores == "sampled"
+    idle = ("layers", "target", "path", "keep_features") if is_sampled else ("masks", "seed")
+    for name in idle:
+        if getattr(options, name) != getattr(default, name):
+            what = "looks at no layer and has its own target" if is_sampled else "draws no random masks"
+            raise InputError(f"method {method.name!r} {what}: leave {name} out")
 
 
 def check_count(name: str, value: int) -> None:

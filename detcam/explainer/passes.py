@@ -34,6 +34,8 @@ EVIDENCE = (
     "scores",
     "masked_scores",
     "ablated_scores",
+    "sampled_masks",
+    "sampled_scores",
 )
 """What a detector gives to formulas, of `INPUTS`."""
 
@@ -134,7 +136,9 @@ def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
     Raises:
         InputError: it is not; the text names the method.
     """
-    if plan.method.rescores is not None and raw.located is not None and len(raw.class_logits) > 1:
+    # Random masks find proposals anew in every picture.
+    is_same_asked = plan.method.rescores in ("masked", "ablated")
+    if is_same_asked and raw.located is not None and len(raw.class_logits) > 1:
         raise InputError(
             f"method {plan.method.name!r} scores changed pictures, and {plan.detector.family} sees other "
             "regions in each: choose a method that uses gradients"
@@ -142,11 +146,7 @@ def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
 
 
 def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
-    if one.asked is None:
-        found = plan.detector.detect(raw, one.geometry, plan.detect)
-        chosen = found[: plan.options.max_boxes]
-    else:
-        found = chosen = _existing(one.asked, raw)
+    found, chosen = asked_of(plan, one, raw)
     targets = tuple(
         plan.target(candidate, label)
         for candidate, label in zip(chosen.candidates.tolist(), chosen.labels.tolist(), strict=True)
@@ -163,20 +163,26 @@ def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
     )
 
 
-def _existing(asked: Detections, raw: RawPrediction) -> Detections:
-    """The boxes asked for, checked.
+def asked_of(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> tuple[Detections, Detections]:
+    """What there is in a picture, and which of it is explained.
 
     Raises:
-        InputError: a candidate or class does not exist in this prediction.
+        InputError: a candidate or class that is asked for does not exist in this prediction.
     """
+    if one.asked is None:
+        found = plan.detector.detect(raw, one.geometry, plan.detect)
+        return found, found[: plan.options.max_boxes]
     rows, classes = raw.class_logits.shape
-    for what, indices, count in (("candidate", asked.candidates, rows), ("class", asked.labels, classes)):
+    for what, indices, count in (
+        ("candidate", one.asked.candidates, rows),
+        ("class", one.asked.labels, classes),
+    ):
         for index in indices.tolist():
             if not 0 <= index < count:
                 raise InputError(
                     f"no {what} {index} of {count}: the boxes must have been found in this very input"
                 )
-    return asked
+    return one.asked, one.asked
 
 
 def _values(targets: Sequence[Target], raw: RawPrediction) -> Tensor:

@@ -1,6 +1,6 @@
 """One picture explained: what was found, how it looks, how it is stored."""
 
-from detcam.explanation.core import ExplainedLayer, Explanation, Merge, Question
+from detcam.explanation.core import ExplainedLayer, Explanation, Merge, Question, Sampling
 from detcam.explanation.overlay import MERGED, SCALES, Scale, Style
 from detcam.explanation.saving import EXTRAS, SaveOptions, save
 from detcam.explanation.sidecar import SCHEMA, sidecar
@@ -14,6 +14,7 @@ __all__ = [
     "Explanation",
     "Merge",
     "Question",
+    "Sampling",
     "SaveOptions",
     "Scale",
     "Style",

@@ -32,15 +32,15 @@ class ExplainedLayer:
     """A captured layer and the receptive-field level it stands for.
 
     Attributes:
-        level: "P3" …; with the module's name behind it where two captured layers share a stride.
-        module: dotted name.
+        level: "P3" …, or "input"; with the module's name behind it where two captured layers share a stride.
+        module: dotted name; None for the network's input.
         member_of: "backbone", "neck", "head", or None for a layer chosen by name.
         stride: network-input pixels per cell.
         grid: (h, w).
     """
 
     level: str
-    module: str
+    module: str | None
     member_of: str | None
     stride: float
     grid: tuple[int, int]
@@ -54,15 +54,39 @@ class Question:
         method: key of `METHODS`.
         target: as given to `target_for`.
         unit: of the target's value and so of the maps.
-        path: "direct" or "total" gradients.
+        path: "direct" or "total" gradients; None for a method that looks at no layer.
         merge: how the levels of a box become one map: "sum", or "finest" for the finest level's alone.
     """
 
     method: str
     target: str
     unit: str
-    path: str
+    path: str | None
     merge: Merge = "sum"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The random masks that maps were made of, and how far that many of them settle each map.
+
+    Attributes:
+        masks: how many.
+        cells: of a mask's grid, along each side of the picture.
+        visible: how much of the picture is seen on average, 0..1.
+        seed: of the masks.
+        convergence: for each box, how far its map would agree with that of other masks, up to 1, and 0 for
+            chance; nan where it cannot be told. See `agreement`.
+    """
+
+    masks: int
+    cells: int
+    visible: float
+    seed: int
+    convergence: tuple[float, ...]
+
+    def of_boxes(self, rows: Sequence[int]) -> Sampling:
+        """The same of some of the boxes."""
+        return replace(self, convergence=tuple(self.convergence[row] for row in rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +104,10 @@ class Explanation:
         levels: level name -> raw float32 maps (M, h, w) on that layer's grid, in the target's unit, with
             the sign the method gives them. Row i belongs to detection i.
         involved: level name -> (M,) bool: whether the box's target depends on that layer at all.
-        deciding: level that predicted each box, M names.
+        deciding: level that predicted each box, M names, None where it is not known.
         target_values: value of each box's target, M numbers.
         features: level name -> activations (C, h, w), if they were asked for.
+        sampling: the random masks behind the maps, of a method that draws such.
     """
 
     picture: Picture
@@ -94,9 +119,10 @@ class Explanation:
     layers: tuple[ExplainedLayer, ...]
     levels: Mapping[str, Tensor]
     involved: Mapping[str, Tensor]
-    deciding: tuple[str, ...]
+    deciding: tuple[str | None, ...]
     target_values: tuple[float, ...]
     features: Mapping[str, Tensor] | None = None
+    sampling: Sampling | None = None
 
     def __post_init__(self) -> None:
         for layer in self.layers:
@@ -257,4 +283,5 @@ class Explanation:
             involved={level: flags[rows] for level, flags in self.involved.items()},
             deciding=tuple(self.deciding[row] for row in rows),
             target_values=tuple(self.target_values[row] for row in rows),
+            sampling=self.sampling and self.sampling.of_boxes(rows),
         )

@@ -22,7 +22,7 @@ from detcam.render import (
 )
 
 if TYPE_CHECKING:
-    from detcam.explanation.core import Explanation
+    from detcam.explanation.core import ExplainedLayer, Explanation
 
 SCALES = ("box", "image", "level", "fixed")
 MERGED = "merged"
@@ -121,7 +121,7 @@ def draw_figure(explanation: Explanation, style: Style) -> bytes:
 
 
 def _panels(explanation: Explanation, style: Style) -> list[tuple[str, npt.NDArray[np.uint8]]]:
-    names = {MERGED: "all levels", **{x.level: f"{x.level} · {x.module}" for x in explanation.layers}}
+    names = {MERGED: "all levels", **{x.level: _titled(x) for x in explanation.layers}}
     return [
         (title, _panel(explanation, style, level, style.scale.tops(explanation, level)))
         for level, title in names.items()
@@ -146,10 +146,19 @@ def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]
     return draw_boxes(
         blend(pixels, values, style.colormap, opacity=style.opacity),
         detections.boxes.cpu().numpy(),
-        [f"{explanation.label(box)} {explanation.deciding[box]}" for box in range(len(explanation))],
+        [_caption(explanation, box) for box in range(len(explanation))],
         [class_colour(label) for label in detections.labels.tolist()],
         corners,
     )
+
+
+def _caption(explanation: Explanation, box: int) -> str:
+    """Class, score and the level that predicted the box, where that is known."""
+    return " ".join(filter(None, (explanation.label(box), explanation.deciding[box])))
+
+
+def _titled(layer: ExplainedLayer) -> str:
+    return " · ".join(filter(None, (layer.level, layer.module)))
 
 
 def maps_of(explanation: Explanation, level: str) -> Tensor:

@@ -56,6 +56,7 @@ def sidecar(explanation: Explanation, scale: Scale, files: dict[str, str | list[
             }
             for layer in explanation.layers
         ],
+        "sampling": _sampling(explanation),
         "detections_found": explanation.found,
         "best_score": explanation.detections.best_score,
         "boxes": [_box(explanation, box) for box in range(len(explanation))],
@@ -83,8 +84,27 @@ def _box(explanation: Explanation, box: int) -> dict[str, Any]:
         "level": explanation.deciding[box],
         "candidate": int(detections.candidates[box]),
         "target_value": explanation.target_values[box],
+        "convergence": _convergence(explanation, box),
         "maps": {level: _map(explanation, box, level) for level in [*explanation.levels, MERGED]},
     }
+
+
+def _sampling(explanation: Explanation) -> dict[str, Any] | None:
+    sampling = explanation.sampling
+    if sampling is None:
+        return None
+    return {
+        "masks": sampling.masks,
+        "cells": sampling.cells,
+        "visible": sampling.visible,
+        "seed": sampling.seed,
+    }
+
+
+def _convergence(explanation: Explanation, box: int) -> float | None:
+    """Of a box whose map is made of random masks, where it can be told."""
+    value = math.nan if explanation.sampling is None else explanation.sampling.convergence[box]
+    return None if math.isnan(value) else value
 
 
 def _map(explanation: Explanation, box: int, level: str) -> dict[str, Any]:

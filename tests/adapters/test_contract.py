@@ -352,6 +352,22 @@ def test_a_picture_has_a_finite_map_for_every_detection_and_level(small, kind, m
 
 
 @ALL
+def test_every_detector_can_be_asked_under_random_masks(small, kind):
+    one = small(kind)
+    with unchanged(one.model):
+        explanation = explained(one, noise(), method="d-rise", masks=4, max_boxes=2, batch_size=3)
+    (maps,) = explanation.levels.values()
+    assert len(maps) == len(explanation) > 0
+    assert maps.isfinite().all()
+    found = explanation.detections
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    # In the whole picture its own proposal is there, unless that scores too low or has no area to share.
+    counts = (found.scores > 0.01) & (sides > 1e-3).all(dim=1)
+    for value, is_there in zip(explanation.target_values, counts.tolist(), strict=True):
+        assert is_there <= (0 < value <= 1 + 1e-5)
+
+
+@ALL
 def test_a_rehearsal_succeeds_where_an_explanation_does(small, kind):
     one = small(kind)
     explainer = Explainer.of(one.detector, ExplainOptions())

@@ -20,8 +20,8 @@ LINEAR_METHODS = [name for name in GRADIENT_METHODS if name not in RATIO_METHODS
 # Its map is signed, as in the paper; all other sums are rectified.
 SIGNED_SUMS = ["cam"]
 WEIGHTED_METHODS = [name for name, method in METHODS.items() if method.weigh is not None]
-MAPS = ("activations", "gradients")
-BY_CHANNEL = ("masked_scores", "ablated_scores", "class_weights")
+MAPS = ("activations", "gradients", "sampled_masks")
+BY_CHANNEL = ("masked_scores", "ablated_scores", "sampled_scores", "class_weights")
 
 Inputs = dict[str, Tensor]
 
@@ -43,6 +43,8 @@ def make_inputs(batch: int = 3, channels: int = 5, height: int = 5, width: int =
         "masked_scores": 2 * torch.randn(batch, channels, generator=generator),
         "ablated_scores": 2 * torch.randn(batch, channels, generator=generator),
         "class_weights": torch.randn(batch, channels, generator=generator),
+        "sampled_masks": torch.rand(shape, generator=generator),
+        "sampled_scores": torch.rand(batch, channels, generator=generator),
     }
 
 
@@ -89,12 +91,12 @@ def test_only_eigen_cam_and_noise_are_class_agnostic():
 
 def test_gradients_are_asked_for_by_every_real_method_that_has_no_other_weights():
     real = {name for name, method in METHODS.items() if not method.is_control}
-    assert set(GRADIENT_METHODS) == real - {"eigen-cam", "cam", "score-cam", "ablation-cam"}
+    assert set(GRADIENT_METHODS) == real - {"eigen-cam", "cam", "score-cam", "ablation-cam", "d-rise"}
 
 
 def test_methods_say_what_has_to_be_scored_anew():
     rescoring = {name: method.rescores for name, method in METHODS.items() if method.rescores}
-    assert rescoring == {"score-cam": "masked", "ablation-cam": "ablated"}
+    assert rescoring == {"score-cam": "masked", "ablation-cam": "ablated", "d-rise": "sampled"}
 
 
 def test_every_input_is_asked_for_by_some_method_and_described():
@@ -204,7 +206,7 @@ def test_memory_layout_does_not_matter(name, assert_close):
     inputs = make_inputs()
     strided = {need: torch.stack([tensor, tensor], dim=-1)[..., 0] for need, tensor in inputs.items()}
     channels_last = dict(inputs)
-    for need in ("activations", "gradients"):
+    for need in MAPS:
         channels_last[need] = inputs[need].contiguous(memory_format=torch.channels_last)
     assert_close(compute(name, strided), compute(name, inputs))
     assert_close(compute(name, channels_last), compute(name, inputs))
@@ -213,8 +215,9 @@ def test_memory_layout_does_not_matter(name, assert_close):
 @every_method
 def test_one_layer_expanded_over_several_boxes_will_do(name, assert_close):
     inputs = make_inputs()
-    inputs["activations"] = inputs["activations"][:1].expand(3, -1, -1, -1)
-    copied = {**inputs, "activations": inputs["activations"].clone()}
+    for need in ("activations", "sampled_masks"):
+        inputs[need] = inputs[need][:1].expand(3, -1, -1, -1)
+    copied = {need: tensor.clone() for need, tensor in inputs.items()}
     assert_close(compute(name, inputs), compute(name, copied))
 
 
@@ -222,7 +225,7 @@ def test_one_layer_expanded_over_several_boxes_will_do(name, assert_close):
 def test_a_picture_turned_over_its_diagonal_gives_the_map_turned(name, assert_close):
     inputs = make_inputs()
     turned = {**inputs}
-    for need in ("activations", "gradients"):
+    for need in MAPS:
         turned[need] = inputs[need].transpose(-2, -1)
     for need in ("boxes", "cells"):
         turned[need] = inputs[need][:, [1, 0, 3, 2]]
@@ -253,9 +256,10 @@ def test_a_volume_may_be_laid_out_flat_in_any_way(name, assert_close):
 # --- The contract: the terms of the sum, and the smoothed map ---
 
 
-def test_every_formula_but_principal_components_and_controls_weighs():
+def test_every_formula_but_principal_components_slopes_and_controls_weighs():
     others = {name for name, method in METHODS.items() if method.weigh is None}
-    assert others == {"eigen-cam", "eigen-grad-cam", "random", "box", "gaussian-in-box", "cell-blob"}
+    principal, controls = {"eigen-cam", "eigen-grad-cam"}, {"random", "box", "gaussian-in-box", "cell-blob"}
+    assert others == {*principal, *controls, "d-rise"}
 
 
 @pytest.mark.parametrize("name", WEIGHTED_METHODS)
@@ -379,8 +383,9 @@ def test_scores_that_are_not_one_for_each_picture_are_refused_with_both_shapes(s
 @every_method
 @pytest.mark.parametrize("shape", [(5, 5, 7), (3, 5, 0, 7), (3, 0, 5, 7), (3, 5, 7, 1, 1)])
 def test_activations_that_are_no_stack_of_maps_are_refused_with_their_shape(name, shape):
-    inputs = {**make_inputs(), "activations": torch.zeros(shape), "gradients": torch.zeros(shape)}
-    with pytest.raises(ShapeError, match=r"activations must be \(B, C, h, w\)") as info:
+    inputs = {**make_inputs(), **dict.fromkeys(MAPS, torch.zeros(shape))}
+    what = "sampled_masks" if name == "d-rise" else "activations"
+    with pytest.raises(ShapeError, match=rf"{what} must be \(B, C, h, w\)") as info:
         compute(name, inputs)
     assert str(shape) in str(info.value)
 
