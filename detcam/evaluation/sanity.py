@@ -77,14 +77,17 @@ class SanityChecks:
 
 def maps_of(explainer: Explainer, picture: Picture, boxes: Detections) -> Tensor:
     """One way's merged maps (M, H, W) on the network's input; zeros for a box that cannot be explained."""
+    _, geometry = explainer.detector.prepare(picture.pixels, explainer.options.imgsz)
+    nothing = torch.zeros(len(boxes), *geometry.input_size)
+    if not len(boxes):
+        return nothing
     try:
         explanation = explainer.explain_boxes(picture, boxes)
     except DetcamError:
         if len(boxes) > 1:
             return torch.cat([maps_of(explainer, picture, boxes[[row]]) for row in range(len(boxes))])
-        _, geometry = explainer.detector.prepare(picture.pixels, explainer.options.imgsz)
-        return torch.zeros(len(boxes), *geometry.input_size)
-    size = explanation.geometry.input_size
+        return nothing
+    size = geometry.input_size
     return functional.interpolate(explanation.merged[None], size=size, mode="bilinear", align_corners=False)[
         0
     ].cpu()

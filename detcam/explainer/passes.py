@@ -158,7 +158,10 @@ def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
         chosen=chosen,
         targets=targets,
         values=_values(targets, raw).detach(),
-        boxes=raw.boxes(chosen.candidates).detach(),
+        # What was asked for stays where it was, whatever a changed network makes of the candidate.
+        boxes=raw.boxes(chosen.candidates).detach()
+        if one.asked is None
+        else one.geometry.boxes_to_input(chosen.boxes),
         cells=_cells(raw, chosen, one.geometry.input_size),
     )
 
