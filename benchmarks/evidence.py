@@ -1,7 +1,7 @@
 """Which map tells the truth: the leaderboard of docs/evidence.md, on held-out photographs and planted scenes.
 
-Needs the photographs and weights that `DETCAM_ASSETS` points at. What is measured stays: run it again to go on.
-
+Needs the photographs and weights that `DETCAM_ASSETS` points at. What is measured stays: run it again
+to go on.
     python benchmarks/evidence.py                 # measure everything, then write the table
     python benchmarks/evidence.py yolov8n.pt      # measure one model
     python benchmarks/evidence.py --table         # write the table of what is there
@@ -134,7 +134,8 @@ def _row(line: dict[str, Any], seconds: float | None) -> str:
     if difference is not None:
         against = f"{difference['mean']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]"
     interval = f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-    return f"| {line['way']} | {interval} | {value['n']} ({value['undefined']}) | {against} | {seconds or 0:.2f} |"
+    count = f"{value['n']} ({value['undefined']})"
+    return f"| {line['way']} | {interval} | {count} | {against} | {seconds or 0:.2f} |"
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def evaluate(model: str, data: str | None, **options: Any) -> None:
         for one in written:
             click.echo(os.fsencode(one))
     if failed:
-        say(f"{failed} pictures failed; see {folder.path / 'index.jsonl'}")
+        say(f"{failed} pictures failed; see {folder.path / 'progress.jsonl'}")
         sys.exit(EXIT_SOME_FAILED)
 
 

@@ -16,12 +16,12 @@ from detcam.evaluation.evaluator import Evaluator
 from detcam.evaluation.measured import MeasuredPicture
 from detcam.evaluation.sources import Source
 from detcam.evaluation.summary import SummaryLine, mean_curves, summarise
-from detcam.files import json_bytes, make_folder, whole_file, write_json
+from detcam.files import append_line, json_bytes, make_folder, whole_file, write_json
 from detcam.outputs import RunFolder, task_facts, unique_stems
 from detcam.render.curves import plot_curves
 
 TableFormat = Literal["csv", "parquet"]
-PICTURES = "pictures"
+PICTURES, PROGRESS = "pictures", "progress.jsonl"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Progress:
     """What became of one picture, and how far the run is.
 
     Attributes:
-        record: the line in index.jsonl.
+        record: the line in progress.jsonl.
         done: pictures finished, those of an earlier run included.
         total: pictures in all.
         seconds_left: at the pace so far; None for pictures that were finished before.
@@ -57,7 +57,7 @@ def evaluate(evaluator: Evaluator, source: Source, folder: RunFolder) -> Iterato
         if file.exists():
             continue
         record = _measured(evaluator, source, number, path, file)
-        folder.add_row(record)
+        append_line(folder.path / PROGRESS, json_bytes(record))
         worked += 1
         left = (time.perf_counter() - began) / worked * (len(files) - finished - worked)
         yield Progress(record, finished + worked, len(files), left)
