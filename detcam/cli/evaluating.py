@@ -31,7 +31,11 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 @click.option("--split", help="Of a data.yaml; default: val, or train.")
 @click.option("--images", metavar="FOLDER", help="Pictures of a COCO JSON; default: beside it.")
 @click.option(
-    "--methods", callback=_names, default="layer-cam,hires-cam,grad-cam,eigen-cam", show_default=True
+    "--methods",
+    callback=_names,
+    default="layer-cam,hires-cam,grad-cam,eigen-cam",
+    show_default=True,
+    help="See `detcam methods`; the controls are always there.",
 )
 @click.option(
     "--layers",
@@ -47,10 +51,15 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     type=click.Choice(["direct", "total"]),
     default=("direct",),
     show_default=True,
-    help="Repeatable.",
+    help="Gradients of several layers. Repeatable.",
 )
 @click.option(
-    "--target", "targets", multiple=True, default=("class-logit",), show_default=True, help="Repeatable."
+    "--target",
+    "targets",
+    multiple=True,
+    default=("class-logit",),
+    show_default=True,
+    help="What is explained. Repeatable.",
 )
 @click.option("--metrics", callback=_names, help="See docs/metrics.md; default: all but the sanity checks.")
 @click.option(
@@ -80,7 +89,12 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Which detections are measured.")
 @click.option(
-    "--format", "table_format", type=click.Choice(["csv", "parquet"]), default="csv", show_default=True
+    "--format",
+    "table_format",
+    type=click.Choice(["csv", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Of the rows; parquet needs pyarrow.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run of this --name; what is finished stays.")
 @run_options("runs/evaluate")
