@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := --layers model.2 --path total
 
-.PHONY: demo test test-slow check compat parity bench bench-parity clean
+.PHONY: demo test test-slow check compat parity bench bench-parity evidence clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -38,6 +38,9 @@ parity: $(READY)  ## maps against pytorch-grad-cam's, value by value
 
 bench: $(READY)  ## speed and memory, as ratios
 	$(BIN)/python benchmarks/main_job.py
+
+evidence: $(READY)  ## which maps tell the truth, on photographs and planted scenes; hours on two cores
+	$(BIN)/python benchmarks/evidence.py
 
 bench-parity: $(READY)  ## time and memory against pytorch-grad-cam's
 	$(BIN)/python scripts/parity.py --benchmark

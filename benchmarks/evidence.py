@@ -43,19 +43,19 @@ ASSETS = Path(os.environ.get("DETCAM_ASSETS", HERE.parents[1] / "shared" / "asse
 OUT = HERE.parent / "runs" / "evidence"
 MODELS = ("yolov8n.pt", "yolo26n.pt", "yolov5n.pt", "yolox_nano.pth")
 PLANTED = ("shapes-shortcut.pt", "shapes.pt")
-SCENES = 40
+PHOTOGRAPHS, SCENES = 16, 15
 FAITHFUL = ("deletion", "insertion", "overall", "energy-in-box", "pointing-game")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Every second photograph: those on which nothing was chosen."""
+    """Every second photograph, on which nothing was chosen; the first `PHOTOGRAPHS` of them."""
 
     source: Source
 
     @property
     def paths(self) -> list[Path]:
-        return list(self.source.paths)[1::2]
+        return list(self.source.paths)[1::2][:PHOTOGRAPHS]
 
     def load(self, number: int) -> Any:
         return self.source.load(2 * number + 1)
@@ -88,8 +88,9 @@ def planted_ways() -> list[Way]:
 def questions() -> Iterator[tuple[str, Evaluator, Source]]:
     """Name, what is measured, and on what."""
     labelled = read_labelled(ASSETS / "coco64")
+    coco = list(labelled.class_names.values())
     for name in MODELS:
-        names = ASSETS / "coco64" / "data.yaml" if name.endswith(".pth") else None
+        names = coco if name.endswith(".pth") else None
         detector = detcam.load(ASSETS / "weights" / name, names=names)
         source = HeldOut(LabelledSource.of(labelled, detector.class_names))
         yield (
