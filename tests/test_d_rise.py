@@ -270,7 +270,14 @@ def test_a_rehearsal_looks_at_few_pictures(small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "idle", [{"layers": "neck"}, {"path": "total"}, {"target": "probability"}, {"keep_features": True}]
+    "idle",
+    [
+        {"layers": "neck"},
+        {"path": "total"},
+        {"target": "probability"},
+        {"merge": "finest"},
+        {"keep_features": True},
+    ],
 )
 def test_what_random_masks_have_no_use_for_is_told(small, photo, idle):
     (name,) = idle

@@ -59,7 +59,7 @@ def check_fits(options: ExplainOptions, method: Method) -> None:
     """
     default = ExplainOptions()
     is_sampled = method.rescores == "sampled"
-    idle = ("layers", "target", "path", "keep_features") if is_sampled else ("masks", "seed")
+    idle = ("layers", "target", "path", "merge", "keep_features") if is_sampled else ("masks", "seed")
     for name in idle:
         if getattr(options, name) != getattr(default, name):
             what = "looks at no layer and has its own target" if is_sampled else "draws no random masks"
