@@ -58,10 +58,10 @@ lamp[:LAMP, :LAMP] = True
 
 # %% [markdown]
 # ## The explanation
-# Both boxes from the same 3,000 pictures. Convergence says how far other masks would give the same map.
+# Both boxes from the same 1,500 pictures. Convergence says how far other masks would give the same map.
 
 # %%
-explanation = detcam.d_rise(detect, picture, class_names=CLASSES, masks=3000)
+explanation = detcam.d_rise(detect, picture, class_names=CLASSES, masks=1500)
 for box, convergence in enumerate(explanation.sampling.convergence):
     print(f"{explanation.label(box)}: convergence {convergence:.2f}")
 

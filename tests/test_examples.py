@@ -49,7 +49,7 @@ def check_pictures(folder, names):
 
 def test_there_is_an_example_for_each_use_and_the_readme_has_them_all():
     readme = (EXAMPLES / "README.md").read_text()
-    assert len(NOTEBOOKS) == 7
+    assert len(NOTEBOOKS) == 8
     for path in NOTEBOOKS:
         assert f"[{path.name}]({path.name})" in readme
 
@@ -183,6 +183,19 @@ def test_features_of_csp_backbones_are_the_stem_and_the_stages(run):
         for layer in example["shapes"].layers:
             assert np.array_equal(arrays[layer.name], layer.values.numpy())
     check_pictures(folder, ["yolov4_stem.jpg", "yolov4_stage3.jpg", "shapes_P3.jpg"])
+
+
+def test_a_callable_shows_what_it_looks_at_the_lamp_included(run):
+    example, folder = run("black_box")
+    masks = {"red": example["drawn"].masks[0], "blue": example["drawn"].masks[1]}
+    lamp, heatmaps = example["lamp"], example["heatmaps"]
+    assert set(heatmaps) == {"red", "blue"}
+    for name, other in (("red", "blue"), ("blue", "red")):
+        assert inside(heatmaps[name], masks[name]) > 2 * masks[name].mean()
+        assert inside(heatmaps[name], masks[other]) < masks[other].mean()
+    assert inside(heatmaps["red"], lamp) > 5 * lamp.mean()
+    assert inside(heatmaps["blue"], lamp) < lamp.mean()
+    check_pictures(folder, ["black_box.jpg"])
 
 
 def test_an_example_is_a_plain_script_that_prints_its_pictures(tmp_path):
