@@ -40,9 +40,14 @@ class Way:
         return get_method(self.method).is_control
 
     @property
+    def is_layerless(self) -> bool:
+        """Whether the method looks at no layer, and explains what it itself defines."""
+        return get_method(self.method).rescores == "sampled"
+
+    @property
     def name(self) -> str:
-        """What tells it from the others: "layer-cam head direct class-logit"; a control's is its method's."""
-        if self.is_control:
+        """What tells it from the others: "layer-cam head direct class-logit"; or the method alone."""
+        if self.is_control or self.is_layerless:
             return self.method
         parts = (self.method, self.layers, self.path, self.target, self.merge)
         return " ".join(part for part in parts if part)
@@ -53,6 +58,8 @@ class Way:
         Raises:
             InputError: the detector has no such layers, or something asked for does not exist.
         """
+        if self.is_layerless:
+            return Explainer.of(detector, ExplainOptions(method=self.method, imgsz=imgsz))
         options = ExplainOptions(
             method=self.method,
             layers=self.layers,

@@ -44,3 +44,10 @@ def test_what_does_not_exist_is_named():
         ways_for(["layer-can"], ["head"], ["direct"], ["class-logit"])
     with pytest.raises(UnknownNameError, match=r"model\.99"):
         Way("layer-cam", "model.99", "direct", "class-logit").explainer(detector(), None)
+
+
+def test_a_method_without_layers_is_one_way_whatever_layers_are_asked_for():
+    ways = ways_for(["d-rise"], ["head", "evidence"], ["direct", "total"], ["class-logit"])
+    (found,) = (way for way in ways if not way.is_control)
+    assert found.name == "d-rise"
+    assert found.explainer(detector(), None).modules == {}
