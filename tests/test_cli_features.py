@@ -273,11 +273,11 @@ def test_of_full_width_at_416_pixels_they_have_the_shapes_that_papers_print():
 def test_help_tells_the_commands_in_the_order_of_need(detcam_):
     text = detcam_("--help").out
     listed = [line.split()[0] for line in text.split("Commands:\n")[1].splitlines()]
-    assert listed == ["explain", "features", "maps", "kernels", "layers", "methods", "inspect"]
+    assert listed == ["explain", "evaluate", "features", "maps", "kernels", "layers", "methods", "inspect"]
 
 
 @pytest.mark.parametrize(
-    "command", ["explain", "features", "maps", "kernels", "layers", "methods", "inspect"]
+    "command", ["explain", "evaluate", "features", "maps", "kernels", "layers", "methods", "inspect"]
 )
 def test_examples_in_the_help_stand_in_lines_of_their_own(detcam_, command):
     lines = detcam_(command, "--help").out.splitlines()
