@@ -108,6 +108,11 @@ class Method:
         return "ablated" if "ablated_scores" in self.needs else None
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether random masks of the picture are scored: no layer is looked at."""
+        return self.rescores == "sampled"
+
+    @property
     def is_class_agnostic(self) -> bool:
         """Whether the formula sees nothing of what is explained: no score, gradient, box or cell."""
         return AGNOSTIC.issuperset(self.needs)

@@ -79,6 +79,21 @@ class _Scene:
     def size(self) -> tuple[int, int]:
         return self.geometry.input_size
 
+    @cached_property
+    def boxes(self) -> Tensor:
+        """(M, 4) of the detections, on the network's input."""
+        return self.geometry.boxes_to_input(self.found.boxes.cpu())
+
+    @cached_property
+    def object_boxes(self) -> Tensor:
+        """(N, 4) of the annotated objects, likewise."""
+        return self.truth.boxes_on(self.geometry)
+
+    @cached_property
+    def regions(self) -> dict[str, Tensor]:
+        """Name -> (N, H, W) of the annotated objects, likewise."""
+        return self.truth.regions_on(self.geometry)
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
@@ -136,9 +151,10 @@ class Evaluator:
         changed = self._changed(scene, boxes)
         rows: list[Row] = []
         curves: list[Curve] = []
+        units = self._units(scene) if chosen else None
         for place, row in enumerate(chosen):
             given = {"maps": maps[place], **self._places(scene, row, matches[row])}
-            found = self._faithfulness(scene, maps[place], row)
+            found = None if units is None else self._faithfulness(scene, units, maps[place], row)
             if found is not None:
                 curves += _curves(row, self.ways, found)
             variants = {name: one[place] for name, one in changed.items()}
@@ -188,28 +204,30 @@ class Evaluator:
         }
         return self.sanity.maps(scene.picture, boxes, others)
 
-    def _faithfulness(self, scene: _Scene, maps: Tensor, row: int) -> Faithfulness | None:
-        """Curves of all ways' maps of one detection, in the same batches."""
+    def _units(self, scene: _Scene) -> PixelUnits | None:
+        """Of the picture's input, if pixels are to be taken away."""
         if not self.options.asks_the_network:
             return None
-        units = PixelUnits.of(self.detector, scene.geometry.image_size, self.options.imgsz)
+        return PixelUnits.of(self.detector, scene.geometry.image_size, self.options.imgsz)
+
+    def _faithfulness(self, scene: _Scene, units: PixelUnits, maps: Tensor, row: int) -> Faithfulness:
+        """Curves of all ways' maps of one detection, in the same batches."""
         rescorer = Rescorer(self.detector, scene.geometry, units, self.options.preset, self.options.conf)
         return faithfulness(
             units.to_brightness(scene.tensor),
             maps,
             rescorer.of(wanted_from(scene.found, scene.raw, row)),
             self.options.preset,
-            box=scene.geometry.boxes_to_input(scene.found.boxes[row][None])[0],
+            box=scene.boxes[row],
             batch_size=self.options.batch_size,
         )
 
     def _places(self, scene: _Scene, row: int, match: int) -> dict[str, Any]:
         """What metrics may know of where things are, each once for every way; `INPUTS` by name."""
-        box = scene.geometry.boxes_to_input(scene.found.boxes[row].cpu()[None])
         ways = len(self.ways)
         return {
-            "boxes": box.expand(ways, 4),
-            "object_boxes": scene.truth.boxes_on(scene.geometry),
+            "boxes": scene.boxes[row].expand(ways, 4),
+            "object_boxes": scene.object_boxes,
             "explained": torch.full((ways,), match),
         }
 
@@ -225,7 +243,7 @@ class Evaluator:
         match = int(given["explained"][0]) if len(self.ways) else 0
         regions = {
             name: {"masks": masks[match].expand(len(self.ways), *scene.size), "object_masks": masks}
-            for name, masks in scene.truth.regions_on(scene.geometry).items()
+            for name, masks in scene.regions.items()
             if bool(scene.truth.has_region[match])
         }
         rows: list[Row] = []
@@ -253,7 +271,7 @@ class Evaluator:
         found: Faithfulness | None = None,
     ) -> list[Row]:
         values = metric.compute(**{name: given[name] for name in metric.needs})
-        x1, y1, x2, y2 = scene.geometry.boxes_to_input(scene.found.boxes[row].cpu()[None])[0].tolist()
+        x1, y1, x2, y2 = scene.boxes[row].tolist()
         return [
             Row(
                 picture=str(scene.picture.path or scene.picture.stem),

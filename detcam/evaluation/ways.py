@@ -40,14 +40,9 @@ class Way:
         return get_method(self.method).is_control
 
     @property
-    def is_layerless(self) -> bool:
-        """Whether the method looks at no layer, and explains what it itself defines."""
-        return get_method(self.method).rescores == "sampled"
-
-    @property
     def name(self) -> str:
         """What tells it from the others: "layer-cam head direct class-logit"; or the method alone."""
-        if self.is_control or self.is_layerless:
+        if self.is_control or get_method(self.method).is_sampled:
             return self.method
         parts = (self.method, self.layers, self.path, self.target, self.merge)
         return " ".join(part for part in parts if part)
@@ -58,7 +53,7 @@ class Way:
         Raises:
             InputError: the detector has no such layers, or something asked for does not exist.
         """
-        if self.is_layerless:
+        if get_method(self.method).is_sampled:
             return Explainer.of(detector, ExplainOptions(method=self.method, imgsz=imgsz))
         options = ExplainOptions(
             method=self.method,

@@ -145,8 +145,9 @@ class Explainer(Plan):
         method = get_method(options.method)
         method.check_given(EVIDENCE)
         check_fits(options, method)
-        is_sampled = method.rescores == "sampled"
-        modules = {} if is_sampled else chosen_layers(detector.model, detector.layers(), options.layers)
+        modules = (
+            {} if method.is_sampled else chosen_layers(detector.model, detector.layers(), options.layers)
+        )
         return cls(
             detector=detector,
             options=options,
@@ -155,7 +156,7 @@ class Explainer(Plan):
             modules=modules,
             target=target_for(options.target, names),
             question=SIMILARITY
-            if is_sampled
+            if method.is_sampled
             else Question(
                 method.name,
                 options.target,
@@ -180,10 +181,7 @@ class Explainer(Plan):
         )
         for _, alike in groupby(inputs, key=lambda one: one.tensor.shape):
             while members := list(islice(alike, batch)):
-                if self.method.rescores == "sampled":
-                    yield from (explain_by_masking(self, one) for one in members)
-                else:
-                    yield from explain_batch(self, members)
+                yield from self._explained(members)
 
     def explain_boxes(self, picture: Picture, boxes: Detections) -> Explanation:
         """The explanation of these very boxes, whatever is detected: their class may be another one.
@@ -200,12 +198,14 @@ class Explainer(Plan):
             NoGradientError: a box's target depends on none of the layers.
         """
         tensor, geometry = self.detector.prepare(picture.pixels, self.options.imgsz)
-        one = PreparedPicture(picture, tensor, geometry, asked=boxes)
-        return (
-            explain_by_masking(self, one)
-            if self.method.rescores == "sampled"
-            else explain_batch(self, [one])[0]
-        )
+        (explanation,) = self._explained([PreparedPicture(picture, tensor, geometry, asked=boxes)])
+        return explanation
+
+    def _explained(self, inputs: Sequence[PreparedPicture]) -> Iterable[Explanation]:
+        """Explanations of inputs of one size, as the method makes them."""
+        if self.method.is_sampled:
+            return (explain_by_masking(self, one) for one in inputs)
+        return explain_batch(self, inputs)
 
     def rehearse(self) -> None:
         """Ask the question once of a small black picture: what would fail for every picture fails here.

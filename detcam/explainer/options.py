@@ -58,11 +58,13 @@ def check_fits(options: ExplainOptions, method: Method) -> None:
         InputError: random masks are asked about layers, gradients or a target, or other methods about masks.
     """
     default = ExplainOptions()
-    is_sampled = method.rescores == "sampled"
-    idle = ("layers", "target", "path", "merge", "keep_features") if is_sampled else ("masks", "seed")
+    layered, sampled = ("layers", "target", "path", "merge", "keep_features"), ("masks", "seed")
+    idle = layered if method.is_sampled else sampled
     for name in idle:
         if getattr(options, name) != getattr(default, name):
-            what = "looks at no layer and has its own target" if is_sampled else "draws no random masks"
+            what = (
+                "looks at no layer and has its own target" if method.is_sampled else "draws no random masks"
+            )
             raise InputError(f"method {method.name!r} {what}: leave {name} out")
 
 
