@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from detcam.cam.sparse_backward import SparseBackward
 from detcam.errors import CaptureError, NoGradientError
 
 GradientPath = Literal["direct", "total"]
@@ -75,10 +76,10 @@ class Capture:
 
         Returns:
             Layer name -> gradient, float32, shaped like the activations; None where `score` does not
-            depend on the layer at all.
+            depend on the layer, and for some that are zero everywhere (see `SparseBackward`).
 
         Raises:
-            NoGradientError: `score` depends on none of the layers.
+            NoGradientError: `score` is connected to none of the layers.
             CaptureError: `score` is no scalar, or a layer never ran.
         """
         self.check_all_ran()
@@ -86,19 +87,14 @@ class Capture:
             raise CaptureError(
                 f"a target must give a 0-dim tensor, got shape {tuple(score.shape)}: index or sum it"
             )
-        layers = ", ".join(self.activations)
         if not score.requires_grad:
             raise NoGradientError(
-                f"the target is not connected to the layers {layers}: they lie behind it, "
-                f"or the model detaches what it computes"
+                f"the target is not connected to the layers {', '.join(self.activations)}: they lie behind "
+                f"it, or the model detaches what it computes"
             )
         found = torch.autograd.grad(
             score, list(self.activations.values()), retain_graph=True, allow_unused=True
         )
-        if all(gradient is None for gradient in found):
-            raise NoGradientError(
-                f"the target does not depend on any of the layers {layers}: choose layers before it"
-            )
         return {
             name: None if gradient is None else gradient.float()
             for name, gradient in zip(self.activations, found, strict=True)
@@ -130,7 +126,7 @@ def capture(
         for name, module in layers.items():
             catcher = _Catcher(name, caught.activations, cut_always=path == "direct")
             stack.callback(module.register_forward_hook(catcher).remove)
-        with torch.enable_grad():
+        with torch.enable_grad(), SparseBackward():
             yield caught
 
 
@@ -258,6 +254,11 @@ def is_map(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim >= 3 and value.is_floating_point()
 
 
+def _straightened(gradient: Tensor | None) -> Tensor | None:
+    """A gradient in plain memory order; none where nothing comes back."""
+    return None if gradient is None else gradient.contiguous()
+
+
 @contextmanager
 def _sound_batch_norm(model: nn.Module) -> Iterator[None]:
     """Hand batch normalisation its gradients in plain memory order.
@@ -268,7 +269,7 @@ def _sound_batch_norm(model: nn.Module) -> Iterator[None]:
 
     def straighten(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+            output.register_hook(_straightened)  # type: ignore[no-untyped-call]
 
     with ExitStack() as stack:
         for module in model.modules():

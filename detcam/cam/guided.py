@@ -232,8 +232,7 @@ def _gradient(score: Tensor, leaf: Tensor) -> Tensor:
             "the target does not depend on the input, or the model detaches what it computes"
         )
     (gradient,) = torch.autograd.grad(score, leaf, allow_unused=True)
-    if gradient is None:
-        raise NoGradientError("the target does not depend on the first picture among the inputs")
+    gradient = torch.zeros_like(leaf) if gradient is None else gradient
     for number, one in enumerate(gradient.detach()):
         if not one.isfinite().all() or not one.any():
             what = "zero, nothing speaks for its target" if one.isfinite().all() else "not finite"

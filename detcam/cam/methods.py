@@ -71,6 +71,8 @@ class Method:
         is_control: a map that knows nothing of the network, there to be beaten.
         weigh: the same tensors -> weighted activations (B, C, h, w), whose sum over channels `compute`
             draws; None where the formula is no such sum.
+        is_by_cell: whether a cell of the map is made of that cell's activations and gradients alone, and is 0
+            where these gradients are.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Method:
     source: str
     is_control: bool = field(default=False, kw_only=True)
     weigh: Callable[..., Tensor] | None = field(default=None, kw_only=True)
+    is_by_cell: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in self.needs:
@@ -183,6 +186,7 @@ METHODS: dict[str, Method] = {
         "gradient times activation, cell by cell (ODAM)",
         "Draelos 2020, arXiv:2011.08891; Zhao, ICLR 2023",
         weigh=hires_cam_terms,
+        is_by_cell=True,
     ),
     "layer-cam": Method(
         "layer-cam",
@@ -190,6 +194,7 @@ METHODS: dict[str, Method] = {
         "positive gradient times activation, cell by cell",
         "Jiang 2021, doi:10.1109/TIP.2021.3089943",
         weigh=layer_cam_terms,
+        is_by_cell=True,
     ),
     "grad-cam-elementwise": Method(
         "grad-cam-elementwise",
@@ -197,6 +202,7 @@ METHODS: dict[str, Method] = {
         "positive part of gradient times activation, cell by cell",
         "pytorch-grad-cam, no paper",
         weigh=grad_cam_elementwise_terms,
+        is_by_cell=True,
     ),
     "ss-grad-cam": Method(
         "ss-grad-cam",

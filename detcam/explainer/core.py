@@ -17,14 +17,8 @@ from detcam.cam.methods import Method, get_method
 from detcam.cam.rescoring import Progress
 from detcam.explainer.masking import explain_by_masking
 from detcam.explainer.options import ExplainOptions, check_count, check_fits
-from detcam.explainer.passes import (
-    EVIDENCE,
-    Plan,
-    PreparedPicture,
-    check_rescorable,
-    explain_batch,
-    layouts_of,
-)
+from detcam.explainer.passes import check_rescorable, explain_batch, layouts_of
+from detcam.explainer.plan import EVIDENCE, Plan, PreparedPicture
 from detcam.explainer.sampling import SIMILARITY
 from detcam.explanation import Explanation, Merge, Question
 from detcam.images import Picture, as_picture

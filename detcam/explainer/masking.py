@@ -9,7 +9,8 @@ from torch import Tensor
 from detcam.cam.capture import borrowed
 from detcam.cam.random_masks import RandomMasks
 from detcam.cam.rescoring import usual_batch_size
-from detcam.explainer.passes import Plan, PreparedPicture, asked_of
+from detcam.explainer.passes import asked_of
+from detcam.explainer.plan import Plan, PreparedPicture
 from detcam.explainer.sampling import Sampler, places, proposals, similarities
 from detcam.explanation import Explanation
 from detcam.metrics.matching import Candidates, Wanted

@@ -2,90 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detcam.adapters.base import DetectOptions, Detector
 from detcam.cam.capture import Capture, borrowed, capture
 from detcam.cam.layers import shift_of
-from detcam.cam.methods import Method
 from detcam.cam.replay import replayed
-from detcam.cam.rescoring import Progress, ablated_scores, masked_scores
+from detcam.cam.rescoring import ablated_scores, masked_scores
 from detcam.cam.tokens import InputFrame, Unfold
 from detcam.errors import InputError, NoGradientError
+from detcam.explainer.gradients import explain_by_gradients
 from detcam.explainer.layers import explained_layers
-from detcam.explainer.options import ExplainOptions
-from detcam.explanation import ExplainedLayer, Explanation, Question
-from detcam.geometry import Letterbox
-from detcam.images import Picture
+from detcam.explainer.plan import Plan, PreparedPicture, Subject
+from detcam.explanation import ExplainedLayer, Explanation
 from detcam.structures import Detections, RawPrediction
-from detcam.targets import Target, TargetFactory
-
-EVIDENCE = (
-    "activations",
-    "gradients",
-    "boxes",
-    "cells",
-    "seeds",
-    "scores",
-    "masked_scores",
-    "ablated_scores",
-    "sampled_masks",
-    "sampled_scores",
-)
-"""What a detector gives to formulas, of `INPUTS`."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A detector and what is asked of it, looked up."""
-
-    detector: Detector
-    options: ExplainOptions
-    method: Method
-    detect: DetectOptions
-    modules: Mapping[str, nn.Module]
-    target: TargetFactory
-    question: Question
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedPicture:
-    """A picture as the network sees it.
-
-    Attributes:
-        picture: what was read.
-        tensor: the network's input (3, H, W).
-        geometry: picture <-> input.
-        asked: the boxes to explain, whose candidates are rows of this very input's prediction; None for
-            what is detected.
-    """
-
-    picture: Picture
-    tensor: Tensor
-    geometry: Letterbox
-    asked: Detections | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A picture after the forward pass, and what is gathered for it box by box."""
-
-    input: PreparedPicture
-    raw: RawPrediction
-    found: int
-    chosen: Detections
-    targets: tuple[Target, ...]
-    values: Tensor
-    boxes: Tensor
-    cells: Tensor
-    maps: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    reach: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+from detcam.targets import Target
 
 
 def explain_batch(plan: Plan, inputs: Sequence[PreparedPicture]) -> list[Explanation]:
@@ -102,12 +35,16 @@ def explain_batch(plan: Plan, inputs: Sequence[PreparedPicture]) -> list[Explana
         subjects = [_subject(plan, one, raw) for one, raw in zip(inputs, raws, strict=True)]
         layouts = layouts_of(plan, caught, len(inputs), inputs[0].geometry.input_size)
         maps = {name: layouts[name](one.detach()) for name, one in caught.activations.items()}
-        if plan.method.rescores is None:
-            for box in range(max(len(subject.chosen) for subject in subjects)):
-                _explain_box(plan, caught, layouts, maps, subjects, box)
-    if plan.method.rescores is not None:
-        for i, subject in enumerate(subjects):
-            _explain_by_rescoring(plan, subject, {name: one[i] for name, one in maps.items()}, layouts)
+        for subject in subjects:
+            subject.make_room(maps)
+        if plan.method.uses_gradients:
+            explain_by_gradients(plan, caught, layouts, maps, subjects)
+    for i, subject in enumerate(subjects):
+        activations = {name: one[i : i + 1] for name, one in maps.items()}
+        if plan.method.rescores is not None:
+            _explain_by_rescoring(plan, subject, activations, layouts)
+        elif not plan.method.uses_gradients:
+            _explain_by_placement(plan, subject, activations)
     grids = {name: (one.shape[2], one.shape[3]) for name, one in maps.items()}
     layers = explained_layers(detector, grids, inputs[0].geometry)
     return [
@@ -145,13 +82,13 @@ def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
         )
 
 
-def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> _Subject:
+def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> Subject:
     found, chosen = asked_of(plan, one, raw)
     targets = tuple(
         plan.target(candidate, label)
         for candidate, label in zip(chosen.candidates.tolist(), chosen.labels.tolist(), strict=True)
     )
-    return _Subject(
+    return Subject(
         input=one,
         raw=raw,
         found=len(found),
@@ -205,63 +142,33 @@ def _cells(raw: RawPrediction, chosen: Detections, input_size: tuple[int, int]) 
     return chosen.boxes.new_tensor(cells).reshape(-1, 4)
 
 
-def _explain_box(
-    plan: Plan,
-    caught: Capture,
-    layouts: Mapping[str, Unfold],
-    maps: Mapping[str, Tensor],
-    subjects: Sequence[_Subject],
-    box: int,
-) -> None:
-    """Explain box number `box` of every picture that has so many, in one backward pass for all."""
-    rows = [i for i, subject in enumerate(subjects) if box < len(subject.chosen)]
-    asked = [subjects[i] for i in rows]
-    gradients = {}
-    if plan.method.uses_gradients:
-        score = torch.stack([subject.targets[box](subject.raw) for subject in asked]).sum()
-        gradients = caught.gradients(score)
-    for name, activations in maps.items():
-        gradient = gradients.get(name)
-        gradient = torch.zeros_like(activations) if gradient is None else layouts[name](gradient)
-        available = {"activations": activations[rows], "gradients": gradient[rows]}
-        available |= _placement(asked, box, grid=(activations.shape[2], activations.shape[3]))
-        if box and plan.method.needs == ("activations",):  # the same map for every box: compute it once
-            found = torch.stack([subject.maps[name][0] for subject in asked])
-        else:
+def _explain_by_placement(plan: Plan, subject: Subject, activations: Mapping[str, Tensor]) -> None:
+    """Explain the boxes of a picture by activations (1, C, h, w) and where each box lies."""
+    for name, one in activations.items():
+        for box in range(len(subject.chosen)):
+            if box and plan.method.needs == ("activations",):  # the same map for every box: compute it once
+                subject.maps[name][box] = subject.maps[name][0]
+                continue
+            available = {"activations": one, **subject.placement(box, (one.shape[2], one.shape[3]))}
             found = plan.method.compute(**{need: available[need] for need in plan.method.needs})
-        reached = gradient[rows].abs().amax(dim=(1, 2, 3))
-        for subject, one, reach in zip(asked, found, reached, strict=True):
-            subject.maps[name].append(one)
-            subject.reach[name].append(reach)
-
-
-def _placement(asked: Sequence[_Subject], box: int, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """What a method may know of where the box is: box and deciding cell on the layer's grid, and a seed."""
-    rows = slice(box, box + 1)
-    return {
-        "scores": torch.cat([s.values[rows] for s in asked]),
-        "boxes": torch.cat([s.input.geometry.boxes_to_grid(s.boxes[rows], grid) for s in asked]),
-        "cells": torch.cat([s.input.geometry.boxes_to_grid(s.cells[rows], grid) for s in asked]),
-        "seeds": torch.cat([s.chosen.candidates[rows] for s in asked]),
-    }
+            subject.maps[name][box] = found[0]
 
 
 def _explain_by_rescoring(
-    plan: Plan, subject: _Subject, activations: Mapping[str, Tensor], layouts: Mapping[str, Unfold]
+    plan: Plan, subject: Subject, activations: Mapping[str, Tensor], layouts: Mapping[str, Unfold]
 ) -> None:
     """Explain all boxes of a picture by what they score when it, or a layer, is changed."""
     if not subject.targets:
         return
     check_rescorable(plan, subject.raw)
     for name, one in activations.items():
-        repeated = one.expand(len(subject.targets), *one.shape)
+        repeated = one.expand(len(subject.targets), *one.shape[1:])
         available = {"activations": repeated, "scores": subject.values}
-        available[f"{plan.method.rescores}_scores"] = _rescored(plan, subject, name, one, layouts[name])
-        found = plan.method.compute(**{need: available[need] for need in plan.method.needs})
-        subject.maps[name].extend(found)
+        available[f"{plan.method.rescores}_scores"] = _rescored(plan, subject, name, one[0], layouts[name])
+        subject.maps[name] = plan.method.compute(**{need: available[need] for need in plan.method.needs})
 
 
-def _rescored(plan: Plan, subject: _Subject, name: str, activations: Tensor, unfold: Unfold) -> Tensor:
+def _rescored(plan: Plan, subject: Subject, name: str, activations: Tensor, unfold: Unfold) -> Tensor:
     """(T, C) values of all targets with each channel of a layer as a mask, or left out."""
     model, picture = plan.detector.model, subject.input.tensor[None]
 
@@ -277,12 +184,9 @@ def _rescored(plan: Plan, subject: _Subject, name: str, activations: Tensor, unf
 
 
 def _explanation(
-    plan: Plan, layers: dict[str, ExplainedLayer], subject: _Subject, activations: Mapping[str, Tensor]
+    plan: Plan, layers: dict[str, ExplainedLayer], subject: Subject, activations: Mapping[str, Tensor]
 ) -> Explanation:
-    levels = {
-        layer.level: torch.stack(subject.maps[name]) if len(subject.chosen) else torch.zeros(0, *layer.grid)
-        for name, layer in layers.items()
-    }
+    levels = {layer.level: subject.maps[name] for name, layer in layers.items()}
     features = {layer.level: activations[name].clone() for name, layer in layers.items()}
     return Explanation(
         picture=subject.input.picture,
@@ -300,7 +204,7 @@ def _explanation(
     )
 
 
-def _involved(plan: Plan, layers: dict[str, ExplainedLayer], subject: _Subject) -> dict[str, Tensor]:
+def _involved(plan: Plan, layers: dict[str, ExplainedLayer], subject: Subject) -> dict[str, Tensor]:
     """Level name -> (M,) whether each box's target depends on that layer.
 
     Raises:
@@ -309,7 +213,7 @@ def _involved(plan: Plan, layers: dict[str, ExplainedLayer], subject: _Subject) 
     count = len(subject.chosen)
     if not plan.method.uses_gradients or not count:
         return {layer.level: torch.ones(count, dtype=torch.bool) for layer in layers.values()}
-    reach = torch.stack([torch.stack(subject.reach[name]) for name in layers]).cpu()
+    reach = torch.stack([subject.reach[name] for name in layers])
     for box, column in enumerate(reach.T):
         if not column.isfinite().all() or not column.any():
             what = "is zero" if column.isfinite().all() else "is not finite"

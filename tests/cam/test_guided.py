@@ -361,7 +361,7 @@ def test_a_network_without_activations_is_refused():
             "guided gradient of picture 0 is zero, nothing speaks for its target",
         ),
         (lambda scores: scores.sum() * math.inf, "guided gradient of picture 0 is not finite"),
-        (lambda scores: torch.zeros((), requires_grad=True) * 1, "does not depend on the first picture"),
+        (lambda scores: torch.zeros((), requires_grad=True) * 1, "guided gradient of picture 0 is zero"),
     ],
 )
 def test_no_gradient_is_an_error_in_a_sentence(target, what):
