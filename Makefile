@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO := --layers model.2 --path total
 
 .PHONY: demo test test-slow check compat parity bench bench-parity evidence clean
 .DEFAULT_GOAL := demo
@@ -15,8 +14,8 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)  ## explain the bundled detectors on the bundled scene
-	@$(BIN)/detcam explain weights/shapes.pt weights/scene.png --name demo-shapes $(DEMO)
-	@$(BIN)/detcam explain weights/shapes-shortcut.pt weights/scene.png --name demo-shortcut $(DEMO)
+	@$(BIN)/detcam explain weights/shapes.pt weights/scene.png --name demo-shapes
+	@$(BIN)/detcam explain weights/shapes-shortcut.pt weights/scene.png --name demo-shortcut
 
 test: $(READY)  ## the default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -138,14 +138,14 @@ def test_stderr_names_everything_that_was_explained(here, detcam_):
     sidecar = json.loads(Path("runs/explain/run/street_cam.json").read_text())
     first, *boxes, last = said.err.splitlines()
     assert first == (
-        "street.png: 2 boxes, layer-cam of class-logit, P3=model.4 P4=model.6 P5=model.8, direct"
+        "street.png: 2 boxes, grad-cam-elementwise of class-logit, "
+        "P2=model.2 P3=model.4 P4=model.6 P5=model.8, total"
     )
     for line, box in zip(boxes, sidecar["boxes"], strict=True):
         x1, y1, x2, y2 = box["xyxy"]
         assert f"b{box['id']:03d} dog {box['score']:.2f} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}" in line
         assert f"predicted at {box['level']}" in line
-        shares = " ".join(f"{level} {box['maps'][level]['share']:.0%}" for level in ("P3", "P4", "P5"))
-        assert line.endswith(f"evidence {shares}")
+        assert line.endswith(f"evidence: {box['energy_in_box']:.0%} in the box")
     assert "the best 2 explained: raise max_boxes" in last
 
 
@@ -197,7 +197,7 @@ def test_random_masks_are_asked_for_and_their_convergence_is_said(here, detcam_)
     assert said.code == 0
     first, *boxes = said.err.splitlines()
     assert first.endswith(" boxes, d-rise of similarity, 12 masks of seed 3")
-    assert re.fullmatch(r"  b000 .* predicted at P\d; convergence (-|\d\.\d\d)", boxes[0])
+    assert re.fullmatch(r"  b000 .* predicted at P\d; evidence: convergence (-|\d\.\d\d)", boxes[0])
     run = Path("runs/explain/run")
     written = json.loads((run / "run.json").read_text())
     schema("run-1").validate(written)
@@ -212,7 +212,7 @@ def test_random_masks_are_asked_for_and_their_convergence_is_said(here, detcam_)
     ("given", "message"),
     [
         (["--method", "d-rise", "--layers", "neck"], "'d-rise' looks at no layer .*: leave layers out"),
-        (["--seed", "1"], "'layer-cam' draws no random masks: leave seed out"),
+        (["--seed", "1"], "'grad-cam-elementwise' draws no random masks: leave seed out"),
     ],
 )
 def test_options_that_do_not_fit_random_masks_are_told_before_a_folder_is_made(here, detcam_, given, message):

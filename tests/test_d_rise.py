@@ -289,7 +289,9 @@ def test_what_random_masks_have_no_use_for_is_told(small, photo, idle):
 
 @pytest.mark.parametrize("idle", [{"masks": 10}, {"seed": 1}])
 def test_masks_are_told_to_be_of_no_use_to_other_methods(small, photo, idle):
-    with pytest.raises(InputError, match=r"'layer-cam' draws no random masks: leave (masks|seed) out"):
+    with pytest.raises(
+        InputError, match=r"'grad-cam-elementwise' draws no random masks: leave (masks|seed) out"
+    ):
         detcam.explain(small, photo, **idle)
 
 

@@ -21,6 +21,7 @@ from detcam.cam.methods import METHODS
 from detcam.errors import CaptureError, InputError, NoGradientError, UnknownNameError
 from detcam.explainer import Explainer, ExplainOptions
 from detcam.explainer.plan import EVIDENCE
+from detcam.explanation import Question
 from detcam.targets import TARGETS
 
 STAGES = (4, 6, 8)  # the backbone's at /8, /16 and /32
@@ -100,7 +101,7 @@ def assert_same_maps(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("path", ["direct", "total"])
 @pytest.mark.parametrize("box", [0, 9])
 def test_maps_are_layer_cam_of_the_box_at_the_three_stages(small, photo, path, box):
-    explanation = detcam.explain(small, photo, path=path)
+    explanation = detcam.explain(small, photo, method="layer-cam", layers="backbone", path=path)
     logits, captured = by_hand(small, photo, STAGES, direct=path == "direct")
     candidate, label = (
         int(x[box]) for x in (explanation.detections.candidates, explanation.detections.labels)
@@ -109,6 +110,37 @@ def test_maps_are_layer_cam_of_the_box_at_the_three_stages(small, photo, path, b
     assert max(float(one.max()) for one in expected) > 0.01
     for maps, one in zip(explanation.levels.values(), expected, strict=True):
         assert_near(maps[box], one)
+
+
+def test_the_default_is_element_wise_at_the_finest_evidence_layer_with_total_gradients(small, photo):
+    """The map that measured best, docs/evidence.md: Σ_c relu(g·A) at stride 4, all that follows included."""
+    explanation = detcam.explain(small, photo)
+    assert explanation.question == Question("grad-cam-elementwise", "class-logit", "logit", "total", "finest")
+    assert [layer.module for layer in explanation.layers] == ["model.2", "model.4", "model.6", "model.8"]
+    logits, captured = by_hand(small, photo, (2, *STAGES), direct=False)
+    for box in (0, 9):
+        candidate, label = (
+            int(x[box]) for x in (explanation.detections.candidates, explanation.detections.labels)
+        )
+        (gradient,) = torch.autograd.grad(logits[candidate, label], captured[2], retain_graph=True)
+        expected = (gradient * captured[2]).clamp(min=0).sum(dim=1)[0].detach()
+        assert_near(explanation.merged[box], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "path"),
+    [
+        ({"method": "layer-cam"}, ["P2", "P3", "P4", "P5"], "total"),
+        ({"method": "grad-cam"}, ["P3", "P4", "P5"], "direct"),
+        ({"layers": "head"}, ["P3", "P4", "P5"], "direct"),
+        ({"method": "grad-cam", "layers": "evidence"}, ["P2", "P3", "P4", "P5"], "total"),
+        ({"path": "direct"}, ["P2", "P3", "P4", "P5"], "direct"),
+    ],
+)
+def test_layers_and_path_follow_from_each_other_and_the_method(small, photo, options, layers, path):
+    explanation = detcam.explain(small, photo, max_boxes=1, **options)
+    assert list(explanation.levels) == layers
+    assert explanation.question.path == path
 
 
 def test_direct_and_total_gradients_differ_before_the_last_stage(small, photo):
@@ -375,7 +407,7 @@ def test_a_class_id_out_of_range_is_refused(small, photo):
 
 
 def test_nothing_detected_is_an_answer_with_the_best_score(small, photo):
-    empty = detcam.explain(small, photo, conf=0.999, keep_features=True)
+    empty = detcam.explain(small, photo, layers="backbone", conf=0.999, keep_features=True)
     assert len(empty) == empty.found == 0
     found = detcam.explain(small, photo)
     assert empty.detections.best_score == pytest.approx(float(found.detections.scores[0]))
@@ -395,7 +427,7 @@ def test_nothing_detected_draws_the_picture_and_no_heat(small, photo):
 
 
 def test_features_are_the_stages_outputs(small, photo):
-    explanation = detcam.explain(small, photo, keep_features=True)
+    explanation = detcam.explain(small, photo, layers="backbone", keep_features=True)
     _, captured = by_hand(small, photo, STAGES, direct=True)
     for kept, activations in zip(explanation.features.values(), captured.values(), strict=True):
         assert_near(kept, activations[0].detach())

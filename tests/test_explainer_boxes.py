@@ -112,7 +112,7 @@ def test_elsewhere_levels_are_added_up(picture, asked):
 
 
 def test_the_finest_level_alone_on_request(picture):
-    found = detcam.explain(detector(), picture, path="direct", merge="finest")
+    found = detcam.explain(detector(), picture, layers="backbone", merge="finest")
     assert torch.equal(found.merged, found.levels["P3"])
 
 

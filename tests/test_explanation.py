@@ -90,7 +90,9 @@ def by_hand(
 def real(tmp_path_factory) -> Explanation:
     file = tmp_path_factory.mktemp("pictures") / "noise.png"
     Image.fromarray(pictures(3)[2]).save(file)
-    return detcam.explain(detector(), file, max_boxes=3, keep_features=True)
+    return detcam.explain(
+        detector(), file, max_boxes=3, layers="backbone", method="layer-cam", keep_features=True
+    )
 
 
 def bilinear(grid: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -135,6 +137,18 @@ def test_shares_count_negative_evidence_by_its_size():
 
 def test_shares_of_every_box_sum_to_one(real):
     assert np.sum(list(real.shares.values()), axis=0) == pytest.approx([1, 1, 1])
+
+
+def test_levels_that_each_hold_the_whole_evidence_have_no_shares():
+    whole = by_hand(question=Question("layer-cam", "class-logit", "logit", "total", "finest"))
+    assert all(np.isnan(one).all() for one in whole.shares.values())
+
+
+def test_energy_in_the_box_is_the_share_of_the_merged_map_inside():
+    # One cell of 32 pixels holds everything; the box covers a quarter of it.
+    half = by_hand({"P5": [[[4.0, 0.0], [0.0, 4.0]]]}, boxes=((16, 16, 32, 32),))
+    assert half.energy_in_box == pytest.approx([0.125])
+    assert np.isnan(by_hand({"P5": [[[0.0, 0.0], [0.0, -4.0]]]}).energy_in_box).all()
 
 
 def test_shares_of_an_empty_map_are_undefined_and_said():
@@ -233,6 +247,8 @@ def test_a_hot_cell_lands_on_its_place_in_the_picture(height, width, down, acros
         ("level", MERGED, [5.0, 0.5]),
         ("level", "P5", [2.0, 0.5]),
         ("level", "P6", [3.0, 0.0]),
+        ("energy", MERGED, [5.0, 0.5]),
+        ("energy", "P6", [5.0, 0.5]),
         ("fixed:4", MERGED, [4.0, 4.0]),
         ("fixed:4", "P6", [4.0, 4.0]),
     ],
@@ -241,13 +257,27 @@ def test_each_scale_draws_its_own_value_in_full_colour(scale, level, tops):
     assert Scale.parse(scale).tops(by_hand(), level) == tops
 
 
+def test_the_energy_scale_is_what_the_strongest_tenth_reaches():
+    values = [10.0] + [9.0] * 3 + [1.0] * 60  # 97 in all: the first cell holds more than 9.7
+    spiky = by_hand({"P3": [np.reshape(values, (8, 8)).tolist()]})
+    assert Scale("energy").tops(spiky, MERGED) == [10.0]
+    broad = by_hand({"P3": [np.reshape([10.0] + [9.0] * 11 + [1.0] * 52, (8, 8)).tolist()]})  # 161: two cells
+    assert Scale("energy").tops(broad, MERGED) == [9.0]
+
+
+def test_levels_that_each_hold_the_whole_evidence_have_an_energy_scale_of_their_own():
+    whole = by_hand(question=Question("layer-cam", "class-logit", "logit", "total", "finest"))
+    assert Scale("energy").tops(whole, "P5") == [2.0, 0.5]
+    assert Scale("energy").tops(whole, "P6") == [3.0, 0.0]
+
+
 def test_a_box_scale_knows_the_levels_that_outweigh_their_sum():
     # Eigen-CAM is signed: 4 at P5 and -3 at P6 leave 1, but the P5 map must not be cut at 1.
     signed = by_hand({"P5": [[[4.0, 0.0], [0.0, 0.0]]], "P6": [[[-3.0]]]})
     assert Scale("box").tops(signed, MERGED) == [4.0]
 
 
-@pytest.mark.parametrize("kind", ["box", "image", "level"])
+@pytest.mark.parametrize("kind", ["energy", "box", "image", "level"])
 def test_a_map_without_positive_evidence_has_no_scale_and_no_heat(kind):
     negative = by_hand({"P5": [[[-1.0, -2.0], [0.0, -1.0]]]})
     assert Scale(kind).tops(negative, MERGED) == [0.0]
@@ -318,7 +348,7 @@ def test_the_level_asked_for_is_drawn():
     ("text", "error", "message"),
     [
         ("bx", UnknownNameError, "no scale 'bx'. Closest: 'box'"),
-        ("", UnknownNameError, "no scale ''. Known: 'box', 'image', 'level', 'fixed'"),
+        ("", UnknownNameError, "no scale ''. Known: 'energy', 'box', 'image', 'level', 'fixed'"),
         ("fixed", InputError, "needs a positive number"),
         ("fixed:", InputError, "needs a positive number"),
         ("fixed:x", InputError, "needs a positive number"),
@@ -378,6 +408,7 @@ def bar_texts(monkeypatch, draw: Any, explanation: Explanation, scale: str) -> A
     [
         ("box", 1, "5"),
         ("box", 2, "box max"),
+        ("energy", 2, "top tenth"),
         ("image", 2, "5"),
         ("level", 1, "level max"),
         ("fixed:4", 2, "4"),
@@ -714,6 +745,7 @@ def test_the_sidecar_describes_each_box_and_its_maps(real, tmp_path, schema):
         assert one["level"] == real.deciding[box]
         assert one["target_value"] == real.target_values[box]
         assert one["corners"] is None
+        assert one["energy_in_box"] == pytest.approx(real.energy_in_box[box])
         with np.load(tmp_path / "noise_cam.npz") as arrays:
             for level, facts in one["maps"].items():
                 stored = arrays[facts["npz"]]

@@ -33,14 +33,14 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 @click.option(
     "--methods",
     callback=_names,
-    default="layer-cam,hires-cam,grad-cam,eigen-cam",
+    default="grad-cam-elementwise,layer-cam,grad-cam,eigen-cam",
     show_default=True,
     help="See `detcam methods`; the controls are always there.",
 )
 @click.option(
     "--layers",
     multiple=True,
-    default=("backbone",),
+    default=("evidence",),
     show_default=True,
     help="A layer set, or names with commas between them. Repeatable.",
 )
@@ -49,7 +49,7 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     "paths",
     multiple=True,
     type=click.Choice(["direct", "total"]),
-    default=("direct",),
+    default=("total",),
     show_default=True,
     help="Gradients of several layers. Repeatable.",
 )

@@ -45,12 +45,11 @@ if TYPE_CHECKING:
 @click.option(
     "--max-boxes", type=COUNT, default=16, show_default=True, help="Boxes explained per picture, best first."
 )
-@click.option("--method", default="layer-cam", show_default=True, help="See `detcam methods`.")
+@click.option("--method", default="grad-cam-elementwise", show_default=True, help="See `detcam methods`.")
 @click.option(
     "--layers",
-    default="backbone",
-    show_default=True,
-    help="backbone, neck, head, stages, or names and patterns: model.4,model.9",
+    help="evidence, backbone, neck, head, stages, or names and patterns: model.4,model.9. Default: evidence "
+    "(the backbone's stages from stride 4 on) for methods that work cell by cell, else backbone.",
 )
 @click.option(
     "--target", default="class-logit", show_default=True, help="What is explained; see `detcam methods`."
@@ -59,9 +58,8 @@ if TYPE_CHECKING:
     "--path",
     "gradient_path",
     type=click.Choice(["direct", "total"]),
-    default="direct",
-    show_default=True,
-    help="Gradients of several layers: adding up, or through the deeper captured ones too.",
+    help="Gradients of several layers: adding up, or through the deeper captured ones too. Default: total at "
+    "the evidence layers, else direct.",
 )
 @click.option(
     "--merge",
@@ -69,7 +67,10 @@ if TYPE_CHECKING:
     help="A box's levels in one map; default: finest for total gradients of the backbone, else sum.",
 )
 @click.option(
-    "--scale", default="box", show_default=True, help="Full colour is: box, image, level, or fixed:VALUE."
+    "--scale",
+    default="energy",
+    show_default=True,
+    help="Full colour is: energy, box, image, level, or fixed:VALUE.",
 )
 @click.option("--colormap", default="inferno", show_default=True, help="inferno, viridis, magma, turbo, jet.")
 @click.option(
@@ -179,7 +180,7 @@ def _report(row: Row, explainer: Explainer) -> None:
         x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
         say(
             f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
-            f" predicted at {explanation.deciding[box]}; {_found_of(explanation, box)}"
+            f" predicted at {explanation.deciding[box]}; evidence: {_found_of(explanation, box)}"
         )
     if not len(explanation):
         say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")
@@ -202,8 +203,12 @@ def _found_of(explanation: Explanation, box: int) -> str:
     if explanation.sampling is not None:
         convergence = explanation.sampling.convergence[box]
         return "convergence " + ("-" if math.isnan(convergence) else f"{convergence:.2f}")
-    shares = explanation.shares.items()
-    return "evidence " + " ".join(f"{level} {_percent(share[box])}" for level, share in shares)
+    parts = [
+        f"{level} {_percent(share[box])}"
+        for level, share in explanation.shares.items()
+        if not math.isnan(share[box])
+    ]
+    return " ".join([*parts, f"{_percent(explanation.energy_in_box[box])} in the box"])
 
 
 def _nothing_found(best: float, conf: float) -> str:

@@ -16,7 +16,7 @@ from detcam.cam.capture import GradientPath, capture
 from detcam.cam.methods import Method, get_method
 from detcam.cam.rescoring import Progress
 from detcam.explainer.masking import explain_by_masking
-from detcam.explainer.options import ExplainOptions, check_count, check_fits
+from detcam.explainer.options import ExplainOptions, check_count, check_fits, settled
 from detcam.explainer.passes import check_rescorable, explain_batch, layouts_of
 from detcam.explainer.plan import EVIDENCE, Plan, PreparedPicture
 from detcam.explainer.sampling import SIMILARITY
@@ -44,10 +44,10 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     max_det: int = 300,
     imgsz: int | tuple[int, int] | None = None,
     max_boxes: int = 16,
-    method: str = "layer-cam",
-    layers: str | Sequence[str] = "backbone",
+    method: str = "grad-cam-elementwise",
+    layers: str | Sequence[str] | None = None,
     target: str = "class-logit",
-    path: GradientPath = "direct",
+    path: GradientPath | None = None,
     merge: Merge | None = None,
     keep_features: bool = False,
     batch: int = 1,
@@ -71,9 +71,11 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         method: key of `detcam.METHODS`.
         layers: "evidence" (the backbone's stages from stride 4 on), "backbone", "neck" or "head" (one layer
             at each of the head's strides), "stages" (the stem and the backbone's stages), dotted names, or
-            patterns such as "model.*.cv1".
+            patterns such as "model.*.cv1". None takes "evidence" for methods that work cell by cell, as the
+            default one, and "backbone" for others.
         target: what of the prediction is explained: a key of `TARGETS`.
         path: "direct" gradients add up over the layers; "total" ones also run through deeper captured layers.
+            None takes "total" at "evidence" and "direct" elsewhere.
         merge: how the levels of a box become one map: "sum", or "finest" for the finest level's alone. None
             takes "finest" where levels would count the same evidence again (total gradients at layers of the
             backbone, which follow each other) and "sum" elsewhere.
@@ -103,7 +105,7 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         imgsz=imgsz,
         max_boxes=max_boxes,
         method=method,
-        layers=layers if isinstance(layers, str) else tuple(layers),
+        layers=layers if layers is None or isinstance(layers, str) else tuple(layers),
         target=target,
         path=path,
         merge=merge,
@@ -139,8 +141,9 @@ class Explainer(Plan):
         method = get_method(options.method)
         method.check_given(EVIDENCE)
         check_fits(options, method)
+        options = settled(options, method)
         modules = (
-            {} if method.is_sampled else chosen_layers(detector.model, detector.layers(), options.layers)
+            {} if options.layers is None else chosen_layers(detector.model, detector.layers(), options.layers)
         )
         return cls(
             detector=detector,
@@ -214,7 +217,7 @@ class Explainer(Plan):
     def _ask_all_levels(self, pixels: np.ndarray, imgsz: InputSize) -> None:
         """Ask of one candidate of each level, whatever it found."""
         tensor, _ = self.detector.prepare(pixels, imgsz)
-        with capture(self.detector.model, self.modules, self.options.path) as caught:
+        with capture(self.detector.model, self.modules, self.path) as caught:
             (raw,) = self.detector.forward(tensor[None])
             layouts_of(self, caught, 1, (tensor.shape[1], tensor.shape[2]))
             check_rescorable(self, raw)
@@ -224,7 +227,7 @@ class Explainer(Plan):
                 caught.gradients(torch.stack(scores).sum())
 
 
-def _merge(detector: Detector, method: Method, path: GradientPath, names: Iterable[str]) -> Merge:
+def _merge(detector: Detector, method: Method, path: GradientPath | None, names: Iterable[str]) -> Merge:
     """Only the finest where every layer's evidence has passed through it, else the sum."""
     backbone = {layer.name for layer in detector.layers() if layer.part == "backbone"}
     is_chain = method.uses_gradients and path == "total" and backbone.issuperset(names)

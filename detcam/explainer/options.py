@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -24,10 +24,10 @@ class ExplainOptions:
     max_det: int = 300
     imgsz: int | tuple[int, int] | None = None
     max_boxes: int = 16
-    method: str = "layer-cam"
-    layers: str | tuple[str, ...] = "backbone"
+    method: str = "grad-cam-elementwise"
+    layers: str | tuple[str, ...] | None = None
     target: str = "class-logit"
-    path: GradientPath = "direct"
+    path: GradientPath | None = None
     merge: Merge | None = None
     keep_features: bool = False
     batch_size: int | None = None
@@ -35,8 +35,8 @@ class ExplainOptions:
     seed: int = RandomMasks.seed
 
     def __post_init__(self) -> None:
-        if self.path not in ("direct", "total"):
-            raise UnknownNameError("gradient path", self.path, ("direct", "total"))
+        if self.path not in (None, *get_args(GradientPath)):
+            raise UnknownNameError("gradient path", str(self.path), get_args(GradientPath))
         if self.merge not in (None, *get_args(Merge)):
             raise UnknownNameError("merge", str(self.merge), get_args(Merge))
         for name in ("max_det", "max_boxes"):
@@ -49,6 +49,22 @@ class ExplainOptions:
             len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides)
         ):
             raise InputError(f"imgsz must be pixels, or (H, W), got {self.imgsz!r}")
+
+
+def settled(options: ExplainOptions, method: Method) -> ExplainOptions:
+    """The options with layers and path where none were asked for, as measured in docs/evidence.md.
+
+    A method that works cell by cell has its evidence where cells are small, at the backbone's stages from
+    stride 4 on, with everything that lies behind them; one that pools gradients over the picture has not.
+    """
+    if method.is_sampled:
+        return options
+    layers = options.layers
+    if layers is None:
+        layers = "evidence" if method.is_by_cell else "backbone"
+    return replace(
+        options, layers=layers, path=options.path or ("total" if layers == "evidence" else "direct")
+    )
 
 
 def check_fits(options: ExplainOptions, method: Method) -> None:

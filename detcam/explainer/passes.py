@@ -30,7 +30,7 @@ def explain_batch(plan: Plan, inputs: Sequence[PreparedPicture]) -> list[Explana
         NoGradientError: a box's target depends on none of the layers.
     """
     detector = plan.detector
-    with capture(detector.model, plan.modules, plan.options.path) as caught:
+    with capture(detector.model, plan.modules, plan.path) as caught:
         raws = detector.forward(torch.stack([one.tensor for one in inputs]))
         subjects = [_subject(plan, one, raw) for one, raw in zip(inputs, raws, strict=True)]
         layouts = layouts_of(plan, caught, len(inputs), inputs[0].geometry.input_size)

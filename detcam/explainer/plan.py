@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detcam.adapters.base import DetectOptions, Detector
+from detcam.cam.capture import GradientPath
 from detcam.cam.methods import Method
 from detcam.cam.rescoring import Progress
 from detcam.explainer.options import ExplainOptions
@@ -47,6 +48,11 @@ class Plan:
     question: Question
     progress: Progress | None = None
     reach: Reach = field(default_factory=Reach)
+
+    @property
+    def path(self) -> GradientPath:
+        """The gradients to build the graph for; any will do where no layer is looked at."""
+        return self.options.path or "direct"
 
 
 @dataclass(frozen=True, eq=False)

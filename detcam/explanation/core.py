@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from detcam.explanation.overlay import MERGED, Scale, Style, draw
 from detcam.explanation.saving import SaveOptions, save
 from detcam.geometry import Letterbox
 from detcam.images import Picture
+from detcam.metrics import energy_in_box
 from detcam.structures import Detections
 
 Merge = Literal["sum", "finest"]
@@ -186,8 +188,11 @@ class Explanation:
     def shares(self) -> dict[str, list[float]]:
         """Level name -> each box's share of its total evidence, |map| summed over the area it covers.
 
-        0..1, M numbers; nan where a box's maps are zero throughout.
+        0..1, M numbers; nan where a box's maps are zero throughout, and where each level holds the whole
+        evidence (merge "finest"), of which it is no part.
         """
+        if self.question.merge == "finest":
+            return {level: [math.nan] * len(self) for level in self.levels}
         areas = {
             x.level: self.geometry.input_size[0] * self.geometry.input_size[1] / np.prod(x.grid)
             for x in self.layers
@@ -197,6 +202,18 @@ class Explanation:
         }
         total = torch.stack(list(energy.values())).sum(dim=0)
         return {level: (value / total).tolist() for level, value in energy.items()}
+
+    @cached_property
+    def energy_in_box(self) -> list[float]:
+        """The share of each box's merged map that lies in the box, 0..1; nan where the map is empty.
+
+        What a map that says nothing gets is the box's share of the picture.
+        """
+        grid = self.merged.shape[1], self.merged.shape[2]
+        corners = self.geometry.boxes_to_input(self.detections.boxes)
+        boxes = self.geometry.boxes_to_grid(corners, grid).to(self.merged.device)
+        found: list[float] = energy_in_box(self.merged, boxes).tolist()
+        return found
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -217,14 +234,15 @@ class Explanation:
         return sentences
 
     def overlay(
-        self, *, level: str = MERGED, scale: str = "box", colormap: str = "inferno", opacity: float = 0.85
+        self, *, level: str = MERGED, scale: str = "energy", colormap: str = "inferno", opacity: float = 0.85
     ) -> npt.NDArray[np.uint8]:
         """The picture with maps, boxes and colour bar, RGB; the picture itself fills the top left (H, W).
 
         Args:
             level: a key of `levels`, or "merged" for all of them in one.
-            scale: what is drawn in full colour: "box" each box's own maximum, "image" one maximum for all,
-                "level" each box's maximum at that level, "fixed:VALUE" a value in the target's unit.
+            scale: what is drawn in full colour: "energy" what the strongest tenth of each box's evidence
+                reaches, "box" each box's own maximum, "image" one maximum for all, "level" each box's
+                maximum at that level, "fixed:VALUE" a value in the target's unit.
             colormap: key of `detcam.render.COLORMAPS`.
             opacity: of the strongest evidence, 0..1.
 
@@ -241,7 +259,7 @@ class Explanation:
         stem: str | None = None,
         *,
         extras: Sequence[str] = (),
-        scale: str = "box",
+        scale: str = "energy",
         colormap: str = "inferno",
         half: bool = False,
     ) -> list[Path]:

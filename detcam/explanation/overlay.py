@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,16 @@ from detcam.render import (
     draw_boxes,
     figure,
     scale_map,
+    strongest_share,
     with_colour_bar,
 )
 
 if TYPE_CHECKING:
     from detcam.explanation.core import ExplainedLayer, Explanation
 
-SCALES = ("box", "image", "level", "fixed")
+SCALES = ("energy", "box", "image", "level", "fixed")
 MERGED = "merged"
+_TOPS = {"energy": "top tenth"}  # what the end of the colour bar says where boxes differ
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class Scale:
     """Which value is drawn in full colour.
 
     Attributes:
-        kind: "box": the maximum of each box over its levels and their sum, so that a box's levels can be
-            compared. "image": one value for all boxes. "level": each box's maximum at the level drawn.
-            "fixed": the given value.
+        kind: "energy": what the strongest cells of a box reach that hold a tenth of its evidence, so that
+            sharp peaks do not leave everything else dark. "box": the maximum of each box over its levels and
+            their sum, so that a box's levels can be compared. "image": one value for all boxes. "level":
+            each box's maximum at the level drawn. "fixed": the given value.
         value: for "fixed", in the target's unit.
     """
 
@@ -44,7 +48,7 @@ class Scale:
 
     @classmethod
     def parse(cls, text: str) -> Scale:
-        """Read "box", "image", "level" or "fixed:VALUE".
+        """Read "energy", "box", "image", "level" or "fixed:VALUE".
 
         Raises:
             UnknownNameError: another word.
@@ -69,7 +73,12 @@ class Scale:
         """The value drawn in full colour for each box, at a level or `MERGED`; at least 0."""
         if self.value is not None:
             return [self.value] * len(explanation)
-        tops = _maxima(explanation, [level] if self.kind == "level" else [*explanation.levels, MERGED])
+        # Levels that each hold the whole evidence have no sum to be compared in.
+        is_whole = self.kind == "energy" and explanation.question.merge == "finest"
+        levels = [level] if self.kind == "level" or is_whole else [*explanation.levels, MERGED]
+        if self.kind == "energy":
+            return _largest(explanation, levels, strongest_share)
+        tops = _largest(explanation, levels, np.max)
         return [max(tops, default=0.0)] * len(tops) if self.kind == "image" else tops
 
 
@@ -83,7 +92,7 @@ class Style:
         opacity: of the strongest evidence, 0..1.
     """
 
-    scale: Scale = Scale("box")
+    scale: Scale = Scale("energy")
     colormap: str = "inferno"
     opacity: float = 0.85
 
@@ -166,13 +175,12 @@ def maps_of(explanation: Explanation, level: str) -> Tensor:
     return explanation.merged if level == MERGED else explanation.levels[level]
 
 
-def _maxima(explanation: Explanation, levels: list[str]) -> list[float]:
-    maxima = (
-        [maps_of(explanation, level).flatten(1).amax(dim=1).tolist() for level in levels]
-        if len(explanation)
-        else []
-    )
-    return [max(0.0, *values) for values in zip(*maxima, strict=True)]
+def _largest(
+    explanation: Explanation, levels: list[str], value: Callable[[npt.NDArray[Any]], float]
+) -> list[float]:
+    """A value of each box's maps, the largest over the levels; at least 0."""
+    maps = [maps_of(explanation, level).cpu().numpy() for level in levels]
+    return [max(0.0, *(float(value(one[box])) for one in maps)) for box in range(len(explanation))]
 
 
 def _bar(explanation: Explanation, scale: Scale, tops: list[float], level: str) -> tuple[str, str, str]:
@@ -183,7 +191,7 @@ def _bar(explanation: Explanation, scale: Scale, tops: list[float], level: str) 
         what += f" · {level}"
     if not tops:
         return "", "", f"{what} · nothing detected"
-    high = f"{max(tops):.3g}" if _is_one_number(tops) else f"{scale.kind} max"
+    high = f"{max(tops):.3g}" if _is_one_number(tops) else _TOPS.get(scale.kind, f"{scale.kind} max")
     return "0", high, f"{what} · scale: {scale.kind}"
 
 

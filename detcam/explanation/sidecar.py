@@ -83,6 +83,7 @@ def _box(explanation: Explanation, box: int) -> dict[str, Any]:
         "score": float(detections.scores[box]),
         "level": explanation.deciding[box],
         "candidate": int(detections.candidates[box]),
+        "energy_in_box": _number_or_none(explanation.energy_in_box[box]),
         "target_value": explanation.target_values[box],
         "convergence": _convergence(explanation, box),
         "maps": {level: _map(explanation, box, level) for level in [*explanation.levels, MERGED]},
@@ -103,8 +104,7 @@ def _sampling(explanation: Explanation) -> dict[str, Any] | None:
 
 def _convergence(explanation: Explanation, box: int) -> float | None:
     """Of a box whose map is made of random masks, where it can be told."""
-    value = math.nan if explanation.sampling is None else explanation.sampling.convergence[box]
-    return None if math.isnan(value) else value
+    return None if explanation.sampling is None else _number_or_none(explanation.sampling.convergence[box])
 
 
 def _map(explanation: Explanation, box: int, level: str) -> dict[str, Any]:
@@ -114,6 +114,11 @@ def _map(explanation: Explanation, box: int, level: str) -> dict[str, Any]:
         "npz": f"b{box:03d}/{level}",
         "min": float(values.min()),
         "max": float(values.max()),
-        "share": None if math.isnan(share) else share,
+        "share": _number_or_none(share),
         "involved": level == MERGED or bool(explanation.involved[level][box]),
     }
+
+
+def _number_or_none(value: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(value) else value

@@ -4,7 +4,7 @@ Everything here is a pure function of numpy arrays; pictures are (H, W, 3) uint8
 """
 
 from detcam.render.boxes import PALETTE, class_colour, draw_boxes
-from detcam.render.colour import COLORMAPS, blend, colourise, scale_map
+from detcam.render.colour import COLORMAPS, blend, colourise, scale_map, strongest_share
 from detcam.render.mapfile import (
     EncodedMap,
     decode_map_16bit,
@@ -49,6 +49,7 @@ __all__ = [
     "matrix_sheet",
     "read_map_png",
     "scale_map",
+    "strongest_share",
     "tile_sheet",
     "with_colour_bar",
     "write_map_png",

@@ -84,6 +84,25 @@ def scale_map(heatmap: npt.NDArray[Any], low: float, high: float) -> FloatArray:
     return scaled.clip(0, 1).astype(np.float32)
 
 
+def strongest_share(heatmap: npt.NDArray[Any], share: float = 0.1) -> float:
+    """The value that the strongest cells of a map reach which hold a share of its positive evidence together.
+
+    Drawn in full from there on, a map of a few sharp peaks stays visible, which its maximum would leave dark.
+
+    Args:
+        heatmap: (h, w), raw; what is negative does not count.
+        share: of the sum, 0..1.
+
+    Returns:
+        A positive value of the map; 0 where there is none.
+    """
+    values = np.sort(heatmap[heatmap > 0].astype(np.float64))[::-1]
+    if not len(values):
+        return 0.0
+    sums = np.cumsum(values)
+    return float(values[np.searchsorted(sums, share * sums[-1])])
+
+
 def colourise(values: FloatArray, colormap: str = "inferno") -> UInt8Array:
     """Colour values 0..1: (H, W) -> (H, W, 3) RGB."""
     return lookup_table(colormap)[_table_rows(values)]

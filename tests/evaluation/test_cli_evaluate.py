@@ -26,7 +26,7 @@ def test_paths_on_stdout_words_on_stderr_and_every_file_there(here, data, detcam
     assert [path.name for path in said.paths] == ["rows.csv", "summary.csv", "summary.json", "curves.png"]
     assert all(path.is_file() for path in said.paths)
     assert "2/2" in said.err
-    assert "layer-cam backbone direct class-logit" in said.err
+    assert "layer-cam evidence total class-logit" in said.err
     folder = said.paths[0].parent
     manifest = json.loads((folder / "run.json").read_text())
     schema("run-1").validate(manifest)

@@ -46,7 +46,7 @@ def test_energy_in_the_box_is_the_share_of_the_map_that_is_drawn(scene):
     rows = measured(scene, metrics=("energy-in-box",), max_boxes=1).rows
     (row,) = rows
     picture, _ = scene
-    explanation = detcam.explain(detector(), picture, max_boxes=300)
+    explanation = detcam.explain(detector(), picture, method="layer-cam", layers="backbone", max_boxes=300)
     size = explanation.geometry.input_size
     heatmap = F.interpolate(explanation.merged[None], size=size, mode="bilinear")[0, row.box].double()
     x1, y1, x2, y2 = explanation.geometry.boxes_to_input(explanation.detections.boxes[row.box][None])[
@@ -68,7 +68,7 @@ def test_deletion_is_the_mean_of_what_is_left_step_by_step(scene):
     (row,), (curve,) = found.rows, found.curves
     small = detector()
     tensor, geometry = small.prepare(picture.pixels, None)
-    explanation = detcam.explain(small, picture, max_boxes=300)
+    explanation = detcam.explain(small, picture, method="layer-cam", layers="backbone", max_boxes=300)
     heatmap = F.interpolate(explanation.merged[None], size=geometry.input_size, mode="bilinear")[0, row.box]
     order = heatmap.flatten().argsort(descending=True, stable=True)
     total = len(order)
