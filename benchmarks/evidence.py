@@ -64,7 +64,7 @@ class HeldOut:
 def ways(detector: Any) -> list[Way]:
     """What is compared: what people use, and what the search on the other half of the photographs chose.
 
-    Controls whose distance was clear from a few detections (`random`) and EigenCAM are left out for their time.
+    `random` and EigenCAM, far behind after a few detections, are left out for the time they take.
     """
     last = stage_names(detector.layers())[-1]
     chosen = [

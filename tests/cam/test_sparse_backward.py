@@ -61,6 +61,20 @@ def test_far_apart_cells_are_computed_apart_and_near_ones_together():
     assert found == [(2, 5, 3, 6), (2, 5, 30, 31), (29, 30, 36, 37)]
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_pictures_of_a_batch_are_told_apart_dense_or_not(everywhere):
+    generator = torch.Generator().manual_seed(3)
+    picture = torch.randn(3, 2, 19, 23, dtype=torch.float64, generator=generator).requires_grad_()
+    weight = torch.randn(5, 2, 3, 3, dtype=torch.float64, generator=generator)
+    gradient = torch.randn(3, 5, 17, 21, dtype=torch.float64, generator=generator)
+    if not everywhere:
+        gradient[0, :, 2:] = gradient[1, :, :, 3:] = gradient[2, :, :15] = 0
+    with SparseBackward():
+        (found,) = torch.autograd.grad(F.conv2d(picture, weight), picture, gradient)
+    (expected,) = torch.autograd.grad(F.conv2d(picture, weight), picture, gradient)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_a_whole_networks_gradients_are_torchs_own_at_every_level():
     model = network("Detect").eval()
     for parameter in model.parameters():
