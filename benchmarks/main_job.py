@@ -48,7 +48,7 @@ def boxes_cost(detector: Detector, picture: str, repeats: int) -> None:
             detector.model(tensor[None])
 
     def explain(path: str) -> None:
-        explanation = detcam.explain(detector, picture, conf=0.01, max_boxes=10, path=path)
+        explanation = detcam.explain(detector, picture, conf=0.01, max_boxes=10, layers="backbone", path=path)
         assert len(explanation) == 10
 
     one = _median(forward, repeats)

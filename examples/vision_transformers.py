@@ -87,7 +87,8 @@ lesson(convolutional, 80, 5e-3)
 # `layers="last"` finds the last layer in which places still count: in a ViT whose head reads the class
 # token, that is the norm before the last attention. Any block may be named; `TokenGrid((8, 8), skip=1)`
 # says what was inferred anyway. A Swin's stages have grids of their own; at the last one, after its windows
-# were shifted and merged, each token knows of its surroundings, and the map is wide.
+# were shifted and merged, each token knows of its surroundings, and the map is wide. At the ViT's first block
+# what speaks for the class cancels cell by cell, so channels are pooled there (Grad-CAM).
 
 # %%
 examined, mask = scene(np.random.default_rng(12), "blue")
@@ -101,7 +102,7 @@ print(answers)
 
 METHOD = "hires-cam"
 vit_last = detcam.activation_maps(vit, batch, method=METHOD)
-vit_block = detcam.activation_maps(vit, batch, layers="encoder.layers.encoder_layer_0", method=METHOD)
+vit_block = detcam.activation_maps(vit, batch, layers="encoder.layers.encoder_layer_0", method="grad-cam")
 vit_told = detcam.activation_maps(vit, batch, method=METHOD, grid=TokenGrid((8, 8), skip=1))
 swin_last = detcam.activation_maps(swin, batch)
 swin_stages = detcam.activation_maps(swin, batch, layers="stages")

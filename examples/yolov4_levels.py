@@ -41,7 +41,7 @@ save_picture(OUT / "yolov4_score.jpg", outputs.sheet("score", "viridis"))
 # ## Why it says so
 
 # %%
-explanation = detcam.explain(detector, shown, conf=0.2)
+explanation = detcam.explain(detector, shown, layers="backbone", conf=0.2)
 for box in range(len(explanation)):
     print(explanation.label(box), "predicted at", explanation.deciding[box])
 best = explanation[0]
@@ -59,5 +59,5 @@ circles = detcam.output_maps(bundled, WEIGHTS / "scene.png", classes=["circle"])
 save_picture(OUT / "shapes_circle.jpg", circles.sheet("score_0"))
 
 # %%
-why = detcam.explain(bundled, WEIGHTS / "scene.png", classes=["circle"])
+why = detcam.explain(bundled, WEIGHTS / "scene.png", layers="backbone", classes=["circle"])
 save_picture(OUT / "shapes_evidence.jpg", by_level(why))

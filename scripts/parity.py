@@ -25,7 +25,17 @@ FOLDER = ROOT / ".parity"
 RELEASE = "grad-cam>=1.5.7,<1.6"  # the newest; docs/parity.md says what was found in it
 
 # What it imports, and what that imports, as far as detcam does not.
-IMPORTED = ("torchcam", "ttach", "tqdm", "scikit-learn", "scipy", "joblib", "threadpoolctl", "cloudpickle", "narwhals")
+IMPORTED = (
+    "torchcam",  # for benchmarks/speed.py
+    "ttach",
+    "tqdm",
+    "scikit-learn",
+    "scipy",
+    "joblib",
+    "threadpoolctl",
+    "cloudpickle",
+    "narwhals",
+)
 
 
 def main(arguments: list[str]) -> int:

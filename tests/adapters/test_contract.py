@@ -15,6 +15,7 @@ from torch import nn
 
 import detcam
 from detcam.adapters import ADAPTERS, DetectOptions
+from detcam.adapters.choosing import chosen_layers
 from detcam.cam.capture import capture
 from detcam.cam.methods import METHODS
 from detcam.errors import UnsupportedModelError
@@ -293,8 +294,9 @@ def test_the_model_is_left_as_it_was_by_what_raises_in_the_middle(small, kind, p
         if place == "target":
             monkeypatch.setitem(TARGETS, "class-logit", trouble)
         elif place == "method":
-            broken = replace(METHODS["layer-cam"], compute=lambda activations, gradients: trouble())
-            monkeypatch.setitem(METHODS, "layer-cam", broken)
+            name = ExplainOptions().method
+            broken = replace(METHODS[name], compute=lambda activations, gradients: trouble())
+            monkeypatch.setitem(METHODS, name, broken)
         else:
             broken = layers[-1] if place == "layer" else last_module(one)
             stack.callback(broken.register_forward_pre_hook(trouble).remove)
@@ -334,7 +336,9 @@ def test_a_picture_has_a_finite_map_for_every_detection_and_level(small, kind, m
     assert list(explanation.target_values) == pytest.approx(logits, rel=1e-4, abs=1e-4)
     names = [layer.level for layer in explanation.layers]
     assert list(explanation.levels) == names
-    assert len(set(names)) == len(names) == len(modules_of(one.detector, "backbone"))
+    layer_set = "evidence" if METHODS[method].is_by_cell else "backbone"
+    asked = chosen_layers(one.model, one.detector.layers(), layer_set)
+    assert len(set(names)) == len(names) == len(asked)
     assert len(explanation) == len(explanation.detections) > 0
     for layer in explanation.layers:
         maps = explanation.levels[layer.level]

@@ -230,7 +230,7 @@ def test_real_network_equals_opencv(fastest, bus):
 def test_real_network_is_explained_from_its_files(fastest, bus):
     _, cfg, weights = fastest
     detector = detcam.load(weights, cfg=cfg, device="cpu")
-    explanation = detcam.explain(detector, bus.pixels, classes=[5], iou=0.45, path="total")
+    explanation = detcam.explain(detector, bus.pixels, classes=[5], iou=0.45, layers="backbone", path="total")
     assert [layer.module for layer in explanation.layers] == ["layers.80", "layers.108"]
     assert explanation.deciding == ("P5",)
     assert all(levels.abs().amax() > 0 for levels in explanation.levels.values())

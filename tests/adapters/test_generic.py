@@ -67,7 +67,7 @@ def test_boxes_are_the_ones_worked_out_cell_by_cell(pond, picture):
 
 
 def test_explaining_it_gives_every_default_layer_a_gradient(pond, picture):
-    explanation = explain(wrapped(pond), picture, conf=0.3, imgsz=96, max_boxes=50)
+    explanation = explain(wrapped(pond), picture, layers="backbone", conf=0.3, imgsz=96, max_boxes=50)
     assert {explanation.deciding[box] for box in range(len(explanation))} == {"P3", "P4"}
     assert set(explanation.levels) == {"P3", "P4"}
     for box in range(len(explanation)):

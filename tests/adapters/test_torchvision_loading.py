@@ -86,7 +86,7 @@ def test_a_state_dict_detects_what_the_model_did(model, path):
 
 def test_a_picture_is_explained_from_a_state_dict(path):
     detector = load(path, names=NAMES)
-    explanation = detcam.explain(detector, noise(), conf=0.3, max_boxes=2)
+    explanation = detcam.explain(detector, noise(), layers="backbone", conf=0.3, max_boxes=2)
     assert len(explanation) == 2
     assert list(explanation.levels) == ["P4", "P5"]
 
