@@ -1,9 +1,15 @@
-"""Many pictures, one run folder: errors are rows, results are written as they come."""
+"""Many pictures, one run folder: errors are rows, results are written as they come.
+
+Reading, explaining and writing overlap: while the network works on a batch, a thread decodes the next one and
+another writes the last. No more than a batch ahead and a few pictures behind are in memory.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,13 +72,35 @@ def run(
         OutputError: the folder cannot be written.
     """
     check_count("batch", batch)
-    stems = unique_stems(paths)
-    for start in range(0, len(paths), batch):
-        part = slice(start, start + batch)
-        for row, stem in zip(_explained(explainer, paths[part]), stems[part], strict=True):
-            written = _written(row, folder, stem, save_options)
-            folder.add_row(written.record())
-            yield written
+
+    def finish(row: Row, stem: str) -> Row:
+        written = _written(row, folder, stem, save_options)
+        folder.add_row(written.record())
+        return written
+
+    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
+        stems, unfinished = iter(unique_stems(paths)), deque[Future[Row]]()
+        try:
+            for part in _ahead(reader, [paths[i : i + batch] for i in range(0, len(paths), batch)]):
+                for row in _explained(explainer, part):
+                    unfinished.append(writer.submit(finish, row, next(stems)))
+                while len(unfinished) > batch:
+                    yield unfinished.popleft().result()
+            while unfinished:
+                yield unfinished.popleft().result()
+        finally:  # what nobody waits for is not begun
+            for pool in (reader, writer):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(reader: ThreadPoolExecutor, parts: Sequence[Sequence[Path]]) -> Iterator[list[_Read]]:
+    """Pictures of each part, read while the part before it is worked on."""
+    following: Future[list[_Read]] | None = None
+    for part, after in zip(parts, [*parts[1:], None], strict=True):
+        current = following or reader.submit(_read_all, part)
+        read = current.result()
+        following = None if after is None else reader.submit(_read_all, after)
+        yield read
 
 
 def write_manifest(
@@ -98,27 +126,47 @@ def write_manifest(
     )
 
 
-def _explained(explainer: Explainer, paths: Sequence[Path]) -> list[Row]:
-    """A row per path, without files yet."""
-    began = time.perf_counter()
-    rows: dict[Path, Row] = {}
-    pictures: dict[Path, Picture] = {}
-    for path in paths:
-        try:
-            pictures[path] = read_picture(path)
-        except DetcamError as error:
-            rows[path] = Row(path, "error", error=str(error))
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """A path, and its picture or what is wrong with it."""
+
+    path: Path
+    picture: Picture | None = None
+    error: str | None = None
+
+
+def _read_all(paths: Sequence[Path]) -> list[_Read]:
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> _Read:
     try:
-        explanations = list(explainer.explain(pictures.values(), batch=len(paths)))
+        return _Read(path, read_picture(path))
+    except DetcamError as error:
+        return _Read(path, error=str(error))
+
+
+def _explained(explainer: Explainer, part: Sequence[_Read]) -> list[Row]:
+    """A row for each, without files yet."""
+    began = time.perf_counter()
+    pictures = [one.picture for one in part if one.picture is not None]
+    try:
+        explanations = iter(list(explainer.explain(pictures, batch=len(part))))
     except DetcamError as error:
         if len(pictures) > 1:  # find out whose fault it was
-            return [row for path in paths for row in _explained(explainer, [path])]
-        rows |= {path: Row(path, "error", error=str(error)) for path in pictures}
-        explanations = []
-    ms = (time.perf_counter() - began) * 1000 / len(paths)
-    for path, explanation in zip(pictures, explanations, strict=bool(explanations)):
-        rows[path] = Row(path, "ok" if len(explanation) else "no_detections", (), ms, explanation)
-    return [rows[path] for path in paths]
+            return [row for one in part for row in _explained(explainer, [one])]
+        return [Row(one.path, "error", error=one.error or str(error)) for one in part]
+    ms = (time.perf_counter() - began) * 1000 / len(part)
+    return [
+        Row(one.path, "error", error=one.error)
+        if one.picture is None
+        else _row(one.path, next(explanations), ms)
+        for one in part
+    ]
+
+
+def _row(path: Path, explanation: Explanation, ms: float) -> Row:
+    return Row(path, "ok" if len(explanation) else "no_detections", (), ms, explanation)
 
 
 def _written(row: Row, folder: RunFolder, stem: str, options: SaveOptions) -> Row:

@@ -791,3 +791,50 @@ def test_layers_refuses_a_size_that_is_none(here, detcam_, value):
     said = detcam_("layers", "small.pt", "--imgsz", value)
     assert (said.code, said.out) == (2, "")
     assert "Invalid value for '--imgsz'" in said.err
+
+
+def test_reading_and_writing_happen_beside_explaining_and_rows_keep_their_order(here, detcam_, monkeypatch):
+    import threading
+
+    from detcam import runner
+
+    where: dict[str, set[str]] = {"read": set(), "explain": set(), "write": set()}
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
+            where[name].add(threading.current_thread().name.partition("_")[0])
+            return function(*given, **more)
+
+        return call
+
+    monkeypatch.setattr(runner, "read_picture", noted("read", runner.read_picture))
+    monkeypatch.setattr(runner, "_explained", noted("explain", runner._explained))
+    monkeypatch.setattr(runner, "save", noted("write", runner.save))
+    for name in "dbca":
+        write(here / f"{name}.png")
+    said = detcam_("explain", "small.pt", "d.png", "b.png", "c.png", "a.png", "--max-boxes", "1")
+    assert said.code == 0
+    assert where == {"read": {"read"}, "explain": {threading.main_thread().name}, "write": {"write"}}
+    rows = [json.loads(line) for line in Path("runs/explain/run/index.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["d.png", "b.png", "c.png", "a.png"]
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_its_error(here, detcam_, monkeypatch):
+    from detcam import runner
+    from detcam.errors import OutputError
+
+    written = []
+
+    def save(*_given: Any) -> Any:
+        if len(written) == 1:
+            raise OutputError("cannot write: no space left")
+        written.append(1)
+        return {}
+
+    monkeypatch.setattr(runner, "save", save)
+    for name in "abcd":
+        write(here / f"{name}.png")
+    said = detcam_("explain", "small.pt", "a.png", "b.png", "c.png", "d.png", "--max-boxes", "1")
+    assert said.code == 1
+    assert "no space left" in said.err
+    assert len(Path("runs/explain/run/index.jsonl").read_text().splitlines()) == 1

@@ -22,7 +22,7 @@ from detcam.cli.options import (
     run_folder,
     run_options,
 )
-from detcam.cli.words import progress_bar, say
+from detcam.cli.words import counted, progress_bar, say
 
 if TYPE_CHECKING:
     from detcam.explainer import Explainer
@@ -118,7 +118,8 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     folder = run_folder(options)
     write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
     rows = []
-    for row in run(explainer, paths, folder, save_options, batch=options["batch"]):
+    found = run(explainer, paths, folder, save_options, batch=options["batch"])
+    for row in counted(found, len(paths)):
         rows.append(row.record())
         _report(row, explainer)
         if not options["as_json"]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import click
+
+Item = TypeVar("Item")
 
 
 def say(line: str) -> None:
@@ -36,6 +38,30 @@ def progress_bar(what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:
         return track(steps, description=what, console=Console(stderr=True), transient=True)
 
     return shown
+
+
+def counted(pictures: Iterable[Item], total: int) -> Iterator[Item]:
+    """Results of pictures as they come, with a bar on a terminal: how many, how fast, how long still."""
+    if total < 2 or not sys.stderr.isatty():
+        yield from pictures
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} pictures/s,"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, rate="-")
+        for one in pictures:
+            bar.stop()  # gone while others write
+            yield one
+            bar.start()
+            bar.advance(task)
+            bar.update(task, rate=f"{bar.tasks[0].speed or 0:.2g}")
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
