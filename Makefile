@@ -36,7 +36,7 @@ parity: $(READY)  ## maps against pytorch-grad-cam's, value by value
 	$(BIN)/python scripts/parity.py
 
 bench: $(READY)  ## speed and memory, as ratios
-	$(BIN)/python benchmarks/main_job.py
+	$(BIN)/python scripts/parity.py --speed
 
 evidence: $(READY)  ## which maps tell the truth, on photographs and planted scenes; hours on two cores
 	$(BIN)/python benchmarks/evidence.py

@@ -26,6 +26,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp())
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
@@ -38,8 +39,12 @@ import detcam
 from detcam.adapters import Detector
 from detcam.cam.capture import borrowed
 from detcam.explainer import Explainer, ExplainOptions
+from detcam.explanation import Explanation, SaveOptions
+from detcam.files import write_picture
 from detcam.geometry import Letterbox
 from detcam.images import Picture, as_picture, find_pictures, read_picture
+from detcam.outputs import RunFolder
+from detcam.runner import run
 
 ASSETS = Path(os.environ.get("DETCAM_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 MODELS = ("yolov8n.pt", "yolo26n.pt")
@@ -309,6 +314,56 @@ def _memory_of(what: str) -> float:
     return _status("VmRSS") - before
 
 
+def commands(repeats: int) -> Iterator[str]:
+    """Commands from start to end on one picture: wall-clock time, processes and imports included."""
+    weights, folder = ASSETS / "weights" / "yolov8n.pt", tempfile.mkdtemp()
+    picture = Path(folder, "picture.png")
+    write_picture(picture, mosaic(640))
+    tools = Path(sys.executable).parent
+    ours = [tools / "detcam", "explain", weights, picture, "--project", folder, "--device", "cpu"]
+    theirs = [f"model={weights}", f"source={picture}", f"project={folder}", "device=cpu"]
+    asked = {
+        "detcam --help": [tools / "detcam", "--help"],
+        "detcam explain": ours,
+        "yolo predict": [tools / "yolo", "predict", *theirs],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(min(repeats, 5)):
+        for name, command in asked.items():
+            began = time.perf_counter()
+            subprocess.run([str(part) for part in command], check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - began)
+    yield "| command | seconds |"
+    yield "|---|---|"
+    for name, spent in seconds.items():
+        yield f"| `{name}` | {statistics.median(spent):.2f} |"
+
+
+def folders(_repeats: int) -> Iterator[str]:
+    """Many pictures from files to files: how much of the time the network has."""
+    detector = detcam.load(ASSETS / "weights" / "yolov8n.pt")
+    explainer = Explainer.of(detector, ExplainOptions(max_boxes=10))
+    inside, explain = [0.0], Explainer.explain
+
+    def timed(*given: Any, **more: Any) -> Iterator[Explanation]:
+        began = time.perf_counter()
+        found = list(explain(*given, **more))
+        inside[0] += time.perf_counter() - began
+        return iter(found)
+
+    paths = find_pictures([str(ASSETS / "coco64" / "images")])
+    with tempfile.TemporaryDirectory() as parent, patch.object(Explainer, "explain", timed):
+        folder = RunFolder.create(Path(parent), "run", exist_ok=False)
+        began = time.perf_counter()
+        rows = list(run(explainer, paths, folder, SaveOptions()))
+        whole = time.perf_counter() - began
+    boxes_found = sum(0 if row.explanation is None else len(row.explanation) for row in rows)
+    yield "| YOLOv8n, 64 photographs, up to ten boxes each, files written | |"
+    yield "|---|---|"
+    yield f"| pictures per second | {len(rows) / whole:.2f} ({boxes_found} boxes) |"
+    yield f"| time inside the model and its maps | {inside[0] / whole:.0%} |"
+
+
 def _status(field: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -316,7 +371,7 @@ def _status(field: str) -> float:
     raise SystemExit(f"no {field} in /proc/self/status: memory is measured on Linux only")
 
 
-TABLES = {one.__name__: one for one in (boxes, sizes, others, peers, memory)}
+TABLES = {one.__name__: one for one in (boxes, sizes, others, peers, folders, memory, commands)}
 
 
 def main() -> None:

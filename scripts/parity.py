@@ -4,6 +4,7 @@
     python scripts/parity.py                 # the tests marked `parity`
     python scripts/parity.py -k segmentation # what follows is for pytest
     python scripts/parity.py --benchmark     # benchmarks/against_grad_cam.py instead, likewise
+    python scripts/parity.py --speed         # benchmarks/speed.py, likewise
 
 That library depends on opencv-python-headless, which must not lie beside opencv-python. So it is unpacked
 without its dependencies into a folder of its own, with those that detcam lacks, and put in front of the
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> int:
     """Run the tests, or the benchmark; its exit status."""
     if arguments[:1] == ["--benchmark"]:
         command = ["benchmarks/against_grad_cam.py", *arguments[1:]]
+    elif arguments[:1] == ["--speed"]:
+        command = ["benchmarks/speed.py", *arguments[1:]]
     else:
         command = ["-m", "pytest", "-m", "parity", "-p", "no:cacheprovider", "tests/parity", *arguments]
     paths = [str(unpacked()), os.environ.get("PYTHONPATH", "")]
