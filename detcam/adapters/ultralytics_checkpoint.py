@@ -7,6 +7,7 @@ be explained. The vendor's own loading is not used: it runs the file and install
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import re
 import sys
@@ -191,3 +192,11 @@ def _arguments(own: object, content: object) -> dict[str, Any]:
     beside = content.get("train_args") if isinstance(content, dict) else None
     parts = [vars(part) if isinstance(part, SimpleNamespace) else part for part in (own, beside)]
     return {key: value for part in parts if isinstance(part, dict) for key, value in part.items()}
+
+
+def has_safe_mode() -> bool:
+    """Whether the installed ultralytics can be told to load a checkpoint without running what is in it."""
+    from ultralytics.nn import tasks
+
+    parameters = inspect.signature(tasks.torch_safe_load).parameters
+    return hasattr(tasks, "SAFE_LOAD") or "safe_only" in parameters

@@ -1,11 +1,13 @@
-"""`detcam layers`, `detcam methods` and `detcam inspect`."""
+"""`detcam layers`, `detcam methods`, `detcam inspect` and `detcam doctor`."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
+from detcam.cli.exits import EXIT_FAILED
 from detcam.cli.options import COUNT, load_model, model_options
 from detcam.cli.words import print_rows
 
@@ -72,3 +74,31 @@ def inspect_file(file: str, as_json: bool) -> None:
         click.echo(json_bytes(asdict(found), indent=1))
     else:
         click.echo("\n".join(found.lines()))
+
+
+@click.command(short_help="Look for what is wrong with this installation.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of lines.")
+def doctor(as_json: bool) -> None:
+    r"""Look at versions, devices, OpenCV packages that overwrite each other, and safe loading.
+
+    \b
+    Example:
+      detcam doctor
+
+    Nothing is changed. Exits with 1 if something will fail or is unsafe.
+    """
+    from dataclasses import asdict
+
+    from detcam.doctor import examine
+    from detcam.files import json_bytes
+
+    findings = list(examine())
+    if as_json:
+        click.echo(json_bytes([asdict(one) for one in findings], indent=1))
+    else:
+        for one in findings:
+            click.echo(f"{one.state:8} {one.check:12} {one.found}")
+            if one.advice:
+                click.echo(f"{'':21} -> {one.advice}")
+    if any(one.state == "problem" for one in findings):
+        sys.exit(EXIT_FAILED)
