@@ -8,9 +8,12 @@ import pytest
 
 import detcam
 from detcam.evaluation import EvaluateOptions, Evaluator, PlantedSource, Way, summarise
+from detcam.explainer import ExplainOptions
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
 SCENES = 5
+OPTIONS = ExplainOptions()
+DEFAULT = Way(OPTIONS.method, "evidence", "total", OPTIONS.target)
 EVIDENCE = Way("layer-cam", "evidence", "total", "class-logit")
 HEAD = Way("layer-cam", "head", "direct", "class-logit")
 
@@ -22,7 +25,9 @@ def marker_energy():
     for name in ("shapes.pt", "shapes-shortcut.pt"):
         detector = detcam.load(WEIGHTS / name, device="cpu")
         source = PlantedSource.of(detector.class_names, SCENES)
-        evaluator = Evaluator(detector, [EVIDENCE, HEAD], EvaluateOptions(metrics=("energy-in-mask",)))
+        evaluator = Evaluator(
+            detector, [DEFAULT, EVIDENCE, HEAD], EvaluateOptions(metrics=("energy-in-mask",))
+        )
         rows = [row for number in range(SCENES) for row in evaluator.measure(*source.load(number)).rows]
         for line in summarise(rows):
             if line.variant == "marker":
@@ -30,12 +35,16 @@ def marker_energy():
     return found
 
 
-def test_the_evidence_layers_show_the_marker_to_whom_it_matters(marker_energy):
-    # Markers cover about half a percent of a scene. Measured: .11 for the shortcut, .03 for the honest one.
-    shortcut, honest = (marker_energy[name, EVIDENCE.name] for name in ("shapes-shortcut.pt", "shapes.pt"))
-    assert shortcut > 0.08
+@pytest.mark.parametrize(("way", "least"), [(DEFAULT, 0.06), (EVIDENCE, 0.08)])
+def test_the_evidence_layers_show_the_marker_to_whom_it_matters(marker_energy, way, least):
+    # Markers cover about half a percent of a scene. Measured on 15 scenes: .07 and .10 for the shortcut, .02
+    # for the honest one.
+    shortcut, honest = (marker_energy[name, way.name] for name in ("shapes-shortcut.pt", "shapes.pt"))
+    assert shortcut > least
     assert shortcut > 2 * honest
 
 
 def test_they_show_it_better_than_the_heads_inputs(marker_energy):
-    assert marker_energy["shapes-shortcut.pt", EVIDENCE.name] > marker_energy["shapes-shortcut.pt", HEAD.name]
+    assert (
+        marker_energy["shapes-shortcut.pt", DEFAULT.name] > 3 * marker_energy["shapes-shortcut.pt", HEAD.name]
+    )
