@@ -221,23 +221,34 @@ def peers(repeats: int) -> Iterator[str]:
     weights = ASSETS / "weights" / "yolov8n.pt"
     pixels = mosaic(640)
     yolo, detector = YOLO(weights), detcam.load(weights)
-    explainer = Explainer.of(detector, ExplainOptions(max_boxes=300, imgsz=640))
+    default, backbone = (
+        Explainer.of(detector, ExplainOptions(max_boxes=16, imgsz=640, **asked))
+        for asked in (ASKED["default"], ASKED["three backbone stages"])
+    )
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
 
         def predict(**more: Any) -> None:
             yolo.predict(pixels[..., ::-1], imgsz=640, device="cpu", verbose=False, project=folder, **more)
 
+        def saved(explainer: Explainer) -> None:
+            for one in explainer.explain([as_picture(pixels)]):
+                one.save(folder)
+
         spent = in_turns(
             repeats,
             predict=predict,
             theirs=lambda: predict(visualize=True),
-            ours=lambda: [one.save(folder) for one in explainer.explain([as_picture(pixels)])],
+            default=lambda: saved(default),
+            backbone=lambda: saved(backbone),
         )
-    (found,) = explainer.explain([as_picture(pixels)])
-    yield f"| ultralytics' `visualize=True`, one merged picture | {spent['theirs'] / spent['predict']:.1f} |"
-    yield f"| detcam, all {len(found)} boxes, files written | {spent['ours'] / spent['predict']:.1f} |"
+    for what, key in (
+        ("ultralytics' `visualize=True`, 16 predictions merged into one picture", "theirs"),
+        ("detcam's default, 16 boxes apart, files written", "default"),
+        ("detcam, three backbone stages, direct, the same", "backbone"),
+    ):
+        yield f"| {what} | {spent[key] / spent['predict']:.1f} |"
     tensor, _ = detector.prepare(pixels, 640)
-    network = _Scores(YOLO(weights).model.float().eval())
+    network = _Scores(YOLO(weights).model.float().eval()).requires_grad_(True)
     layer = network.network.model[9]
     for name, one in _libraries(network, layer, tensor[None]).items():
         spent = in_turns(repeats, plain=plain(detector, tensor[None]), theirs=one)
