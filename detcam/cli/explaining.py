@@ -22,6 +22,7 @@ from detcam.cli.options import (
     run_folder,
     run_options,
 )
+from detcam.cli.reporting import write_pages
 from detcam.cli.words import counted, progress_bar, say
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ if TYPE_CHECKING:
     metavar="WHAT",
     help="Also write: levels, boxes, maps, features, figure. Repeatable.",
 )
+@click.option(
+    "--report", "with_report", is_flag=True, help="Also write pages to explore the maps in a browser."
+)
 @half_option
 @click.option(
     "--batch", type=COUNT, default=1, show_default=True, help="Pictures of one size per forward pass."
@@ -109,7 +113,7 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
       detcam explain yolo.pt photos/ --class person --class bus --save levels
 
     Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
-    paths. Finding nothing is success.
+    paths. --report adds what `detcam report` writes. Finding nothing is success.
     """
     from detcam.files import json_bytes
     from detcam.runner import run, write_manifest
@@ -125,11 +129,17 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
         if not options["as_json"]:
             for path in row.files:
                 click.echo(os.fsencode(path))
+    document = {"run": str(folder.path), "images": rows}
+    pages_failed = 0
+    if options["with_report"]:
+        pages, pages_failed = write_pages(folder.path, as_json=options["as_json"])
+        document["pages"] = [str(page) for page in pages]
     if options["as_json"]:
-        click.echo(json_bytes({"run": str(folder.path), "images": rows}, indent=1))
+        click.echo(json_bytes(document, indent=1))
     failed = sum(row["status"] == "error" for row in rows)
     if failed:
         say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
+    if failed or pages_failed:
         sys.exit(EXIT_SOME_FAILED)
 
 

@@ -13,7 +13,7 @@ from detcam.render.mapfile import (
     write_map_png,
 )
 from detcam.render.paper import ONE_COLUMN, TWO_COLUMNS, figure
-from detcam.render.sheets import contact_sheet, magnify, with_colour_bar
+from detcam.render.sheets import contact_sheet, magnify, shrink, with_colour_bar
 from detcam.render.values import (
     MOST_TILES,
     TILE_SCALES,
@@ -49,6 +49,7 @@ __all__ = [
     "matrix_sheet",
     "read_map_png",
     "scale_map",
+    "shrink",
     "strongest_share",
     "tile_sheet",
     "with_colour_bar",
