@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check compat parity bench bench-parity evidence clean
+.PHONY: demo test test-slow browser check compat parity bench bench-parity evidence clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -17,11 +17,14 @@ demo: $(READY)  ## explain the bundled detectors on the bundled scene
 	@$(BIN)/detcam explain weights/shapes.pt weights/scene.png --name demo-shapes
 	@$(BIN)/detcam explain weights/shapes-shortcut.pt weights/scene.png --name demo-shortcut
 
-test: $(READY)  ## the default test suite
+test: $(READY) browser  ## the default test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(READY)  ## everything, with the tests that take minutes
+test-slow: $(READY) browser  ## everything, with the tests that take minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+browser:  ## a Chromium for the tests of pages, if it can be had
+	@scripts/browser.sh
 
 check: $(READY)  ## style, types, who imports whom
 	$(BIN)/ruff check .

@@ -16,18 +16,19 @@ from markupsafe import Markup
 _ASSETS = resources.files("detcam.report") / "assets"
 
 
-def render(template: str, styles: Sequence[str], script: str, *, images: str, **values: Any) -> bytes:
+def render(
+    template: str, styles: Sequence[str], scripts: Sequence[str], *, images: str, **values: Any
+) -> bytes:
     """One page, UTF-8: style sheets and script inside, and a policy that lets nothing else run or load.
 
     Args:
-        template: name in the room's assets, and so are `styles` and `script`.
+        template: name in the room's assets, and so are `styles` and `scripts`.
         styles: joined in this order.
-        script: of the page.
+        scripts: likewise.
         images: the policy's sources of pictures: "data:", or "'self' data:".
         values: what the template shows; each is escaped. `data` becomes the JSON that the script reads.
     """
-    style = "\n".join(map(_asset, styles))
-    code = _asset(script)
+    style, code = ("\n".join(map(_asset, names)) for names in (styles, scripts))
     policy = (
         f"default-src 'none'; img-src {images}; style-src {_source(style)}; script-src {_source(code)}; "
         "base-uri 'none'; form-action 'none'"

@@ -53,7 +53,7 @@ def index_page(run: str, rows: Sequence[dict[str, Any]]) -> bytes:
     return render(
         "index.html",
         ["base.css", "index.css"],
-        "index.js",
+        ["index.js"],
         images="'self'",
         run=run,
         links=[(one["page"], one["source"]) for one in rows if one["page"]],

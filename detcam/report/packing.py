@@ -41,7 +41,7 @@ def _packed(maps: Mapping[str, npt.NDArray[np.float32]], precision: str) -> dict
         encoded = encode_map_16bit(values)
         stored = values.astype("<f4") if precision == "float32" else encoded.codes.astype("<u2")
         content = stored.tobytes()
-        same = np.float32([encoded.low, encoded.high]).tobytes() + content
+        same = np.array([encoded.low, encoded.high]).tobytes() + content
         if same not in starts:
             starts[same] = end
             parts.append(content)

@@ -45,7 +45,7 @@ def picture_page(
     return render(
         "page.html",
         ["base.css", "page.css"],
-        "page.js",
+        ["maps.js", "page.js"],
         images="data:",
         title=Path(source).name,
         source=source,

@@ -247,7 +247,8 @@ def _read_arrays(path: Path) -> Mapping[str, FloatArray]:
     if not path.is_file():
         raise InputError(f"{path.name} is missing")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here: of a damaged file numpy would leave its own handle open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name].astype(np.float32) for name in stored.files}
     except _NPZ_FAILURES as failure:
         raise InputError(f"{path.name} cannot be read: {failure}") from failure
@@ -255,9 +256,10 @@ def _read_arrays(path: Path) -> Mapping[str, FloatArray]:
 
 def _beside(file: Path, name: Any) -> Path:
     """A file in the same folder; a name that leads elsewhere would let a stranger's run show any file."""
-    if Path(_text(name)).name != name:
-        raise InputError(f"{name!r} is no plain file name")
-    return file.parent / name
+    plain = _text(name)
+    if Path(plain).name != plain:
+        raise InputError(f"{plain!r} is no plain file name")
+    return file.parent / plain
 
 
 @contextmanager

@@ -106,7 +106,10 @@ def _write_thumb(run: StoredRun, row: StoredRow, explanation: StoredExplanation)
     if explanation.overlay is None or not explanation.overlay.is_file():
         return None
     make_folder(run.path / THUMBS)
-    pixels = read_picture(explanation.overlay).pixels
+    height, width = (
+        explanation.geometry.image_size
+    )  # what lies beyond is the colour bar, too small to be read
+    pixels = read_picture(explanation.overlay).pixels[:height, :width]
     return _write(run.path / THUMBS / f"{row.stem}.jpg", as_jpeg(pixels, _THUMB_SIDE, _THUMB_BYTES))
 
 

@@ -1,15 +1,11 @@
-"use strict";
-// One picture and its maps. Maps travel raw, on the network's own grids; everything that is seen is made here:
-// values are upsampled first and coloured last, as detcam's own pictures are. Everything a stranger wrote is put
-// in as text, never as markup.
+// One picture and its maps (maps.js): what is chosen, drawn and said. Values are coloured as detcam's own pictures
+// are. Everything a stranger wrote is put in as text, never as markup.
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const photo = byId("photo"), stage = byId("stage"), heat = byId("heat"), outlines = byId("outlines");
 const MERGED = data.merged;
 const POWER = 0.75; // below 1 lifts weak evidence; that of detcam.render.blend
 const STEPS = 4095; // of the table from value to opacity
-const maps = {}; // key -> {height, width, values, highest, flat}
 let shown = null; // what is drawn: {values: 0..1 for each pixel, owner: number of the box each comes from}
 
 function element(tag, attributes, ...content) {
@@ -30,73 +26,6 @@ const rgb = (colour) => `rgb(${colour.join(" ")})`;
 
 function numeral(value) {
   return value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5) ? value.toExponential(2) : String(Number(value.toPrecision(3)));
-}
-
-// Unpacking
-
-function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
-
-async function unpackMaps(packed) {
-  const stream = new Blob([bytesOf(packed.block)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const buffer = await new Response(stream).arrayBuffer();
-  const isExact = packed.precision === "float32";
-  const numbers = isExact ? new Float32Array(buffer) : new Uint16Array(buffer);
-  for (const [key, { start, grid: [height, width], low, high }] of Object.entries(packed.places)) {
-    const stored = numbers.subarray(start, start + height * width);
-    const values = isExact ? stored : Float32Array.from(stored, (code) => low + (high - low) * (code / 65535));
-    maps[key] = { height, width, values, highest: high, flat: low === high };
-  }
-}
-
-// Geometry. Centres of pixels and cells lie at half-integers; a grid covers the network's input, padding included.
-
-// Where a position along one side of the picture lies between two cells' centres: [first, second, part].
-function between(position, ratio, pad, inputSide, cells) {
-  const cell = ((position * ratio + pad) / inputSide) * cells - 0.5;
-  const inside = Math.min(Math.max(cell, 0), cells - 1);
-  const first = Math.floor(inside);
-  return [first, Math.min(first + 1, cells - 1), inside - first];
-}
-
-// Whether the input shows that position: it may be a middle cut out of the picture.
-function isSeen(position, ratio, pad, inputSide) {
-  const input = position * ratio + pad;
-  return input >= 0 && input <= inputSide;
-}
-
-// The raw value of a map at a point of the picture, in its pixels.
-function valueAt(explanation, map, x, y) {
-  const { ratio, pad, input } = explanation;
-  if (!isSeen(x, ratio[0], pad[0], input.width) || !isSeen(y, ratio[1], pad[1], input.height)) return 0;
-  const [left, right, across] = between(x, ratio[0], pad[0], input.width, map.width);
-  const [top, bottom, down] = between(y, ratio[1], pad[1], input.height, map.height);
-  const along = (row) => map.values[row * map.width + left] * (1 - across) + map.values[row * map.width + right] * across;
-  return along(top) * (1 - down) + along(bottom) * down;
-}
-
-// A map's raw values on the picture, seen as `height` x `width` pixels: bilinear, the padding cut off.
-function upsample(explanation, map, height, width) {
-  const { ratio, pad, input } = explanation, { picture } = data;
-  const side = (count, length, r, p, inputSide, cells) => Array.from({ length: count }, (_, i) => {
-    const position = ((i + 0.5) / count) * length;
-    return [...between(position, r, p, inputSide, cells), isSeen(position, r, p, inputSide)];
-  });
-  const columns = side(width, picture.width, ratio[0], pad[0], input.width, map.width);
-  const rows = side(height, picture.height, ratio[1], pad[1], input.height, map.height);
-  const values = new Float32Array(height * width), line = new Float32Array(map.width);
-  rows.forEach(([top, bottom, down, isRowSeen], row) => {
-    if (!isRowSeen) return;
-    for (let i = 0; i < map.width; i++) {
-      line[i] = map.values[top * map.width + i] * (1 - down) + map.values[bottom * map.width + i] * down;
-    }
-    for (let column = 0, at = row * width; column < width; column++, at++) {
-      const [left, right, across, isColumnSeen] = columns[column];
-      if (isColumnSeen) values[at] = line[left] * (1 - across) + line[right] * across;
-    }
-  });
-  return values;
 }
 
 // What is chosen
@@ -205,24 +134,27 @@ function outline() {
   label();
 }
 
-// A plate at each box that is shown, left out where it would cover another.
+// A plate at each box that is shown: above it, else inside or below, left out where it would cover another.
 function label() {
   for (const old of stage.querySelectorAll(".plate")) old.remove();
   const frame = stage.getBoundingClientRect(), taken = [];
+  const down = frame.height / data.picture.height, across = frame.width / data.picture.width;
   for (const number of shownBoxes()) {
     const box = explanation().boxes[number], corners = cornersOf(box);
     const plate = element("span", { class: "plate", "aria-hidden": "true" }, `${box.class} ${box.score.toFixed(2)}`);
     plate.style.background = rgb(box.colour);
     stage.append(plate);
-    const left = (Math.min(...corners.map(([x]) => x)) / data.picture.width) * frame.width;
-    const top = (Math.min(...corners.map(([, y]) => y)) / data.picture.height) * frame.height - plate.offsetHeight;
-    const x = Math.max(0, Math.min(left, frame.width - plate.offsetWidth)), y = Math.max(0, top);
-    const right = x + plate.offsetWidth, bottom = y + plate.offsetHeight;
-    if (taken.some((one) => x < one.right && right > one.x && y < one.bottom && bottom > one.y)) {
+    const { offsetWidth: width, offsetHeight: height } = plate;
+    const left = Math.min(...corners.map(([x]) => x)) * across, ys = corners.map(([, y]) => y * down);
+    const x = Math.max(0, Math.min(left, frame.width - width));
+    const places = [Math.min(...ys) - height, Math.min(...ys), Math.max(...ys), Math.max(...ys) - height];
+    const isFree = (y) => y >= 0 && y + height <= frame.height && !taken.some((one) => x < one.x + one.width && x + width > one.x && y < one.y + one.height && y + height > one.y);
+    const y = places.find(isFree);
+    if (y === undefined) {
       plate.remove();
       continue;
     }
-    taken.push({ x, y, right, bottom });
+    taken.push({ x, y, width, height });
     plate.style.left = `${x}px`;
     plate.style.top = `${y}px`;
   }
@@ -333,7 +265,11 @@ function choose(number) {
   const value = number === null ? "" : String(number);
   const radio = [...document.querySelectorAll("input[name=box]")].find((one) => one.value === value);
   radio.checked = true;
-  radio.parentElement.scrollIntoView({ block: "nearest" });
+  // Within the list only: the picture stays where it is.
+  const list = byId("boxes"), row = radio.parentElement;
+  if (row.offsetTop < list.scrollTop) list.scrollTop = row.offsetTop;
+  const below = row.offsetTop + row.offsetHeight - list.clientHeight;
+  if (below > list.scrollTop) list.scrollTop = below;
   redraw();
 }
 

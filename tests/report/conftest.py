@@ -1,0 +1,66 @@
+"""A run folder with one small picture, and a Chromium that is already there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from small_yolo import detector, pictures
+
+import detcam
+from detcam.explanation import Explanation
+
+HEIGHT, WIDTH = 61, 97
+
+
+@pytest.fixture(scope="session")
+def explained(tmp_path_factory) -> Explanation:
+    """A picture with prime sides, and what a small detector finds in it."""
+    path = tmp_path_factory.mktemp("photographs") / "street.png"
+    Image.fromarray(pictures(3, HEIGHT, WIDTH)[2]).save(path)
+    found = detcam.explain(detector(), path, max_boxes=3)
+    assert len(found) == 3
+    return found
+
+
+@pytest.fixture(scope="session")
+def write_run(explained) -> Callable[..., Path]:
+    """Write a run folder as `detcam explain` does: one picture, whose class names may be chosen."""
+
+    def write(folder: Path, names: dict[int, str] | None = None, **question: Any) -> Path:
+        explanation = replace(
+            explained,
+            class_names=names or explained.class_names,
+            question=replace(explained.question, **question),
+        )
+        files = [path.name for path in explanation.save(folder, "street")]
+        manifest = {"schema": "detcam.run/1", "versions": {"python": "3"}, "command": ["detcam", "explain"]}
+        (folder / "run.json").write_text(
+            json.dumps(manifest | {"model": {"path": "small.pt"}, "device": "cpu"})
+        )
+        row = {"source": str(explained.picture.path), "status": "ok", "files": files, "error": None}
+        (folder / "index.jsonl").write_text(json.dumps(row) + "\n")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright; neither is downloaded here."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("no chromium: scripts/browser.sh installs it where it can")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to be in
+        chromium = driver.chromium.launch(executable_path=executable, args=arguments)
+        yield chromium
+        chromium.close()
