@@ -685,7 +685,15 @@ def test_a_pipe_gets_no_colours_and_may_lack_letters():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["-h"], ["--version"], ["explain", "--help"], ["layers", "-h"], ["methods", "-h"]],
+    [
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["explain", "--help"],
+        ["layers", "-h"],
+        ["methods", "-h"],
+        ["report", "-h"],
+    ],
 )
 def test_help_and_version_import_nothing_heavy(arguments):
     code = (
@@ -720,7 +728,8 @@ def test_help_shows_an_example_first():
 
 def test_commands_are_listed_in_the_order_of_need():
     text = CliRunner().invoke(cli, ["--help"]).output
-    assert text.index("  explain ") < text.index("  layers ") < text.index("  methods ")
+    assert text.index("  explain ") < text.index("  report ") < text.index("  evaluate ")
+    assert text.index("  evaluate ") < text.index("  layers ") < text.index("  methods ")
 
 
 def test_every_option_says_what_it_is():

@@ -51,7 +51,7 @@ class Page:
 
     def array(self, expression: str) -> np.ndarray:
         """Numbers of a JavaScript expression."""
-        return np.array(self.page.evaluate(f"Array.from({expression})"))
+        return np.array(json.loads(self.page.evaluate(f"JSON.stringify(Array.from({expression}))")))
 
     def pixels(self) -> np.ndarray:
         """The drawn maps, (H, W, 4)."""
