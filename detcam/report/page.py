@@ -114,6 +114,7 @@ def _box(box: StoredBox, keys: Mapping[str, str], energies: Mapping[str, float |
         "score": box.score,
         "level": box.level,
         "target_value": box.target_value,
+        "convergence": box.convergence,
         "colour": class_colour(box.class_id),
         "idle": box.idle,
         "shares": box.shares,

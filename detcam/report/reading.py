@@ -39,6 +39,7 @@ class StoredBox:
         score: of the detection, 0..1.
         level: that predicted the box, where it is known.
         target_value: in the target's unit.
+        convergence: how far random masks settle the map, where it is made of such.
         maps: level name or "merged" -> (h, w) raw, on a grid over the network's input.
         shares: level name -> share of the evidence that lies there, None where undefined.
         idle: levels that take no part in the target.
@@ -51,6 +52,7 @@ class StoredBox:
     score: float
     level: str | None
     target_value: float
+    convergence: float | None
     maps: Mapping[str, FloatArray]
     shares: Mapping[str, float | None]
     idle: tuple[str, ...]
@@ -237,6 +239,7 @@ def _box(
         score=_number(box["score"]),
         level=_words(box["level"]),
         target_value=_number(box["target_value"]),
+        convergence=_optional(box["convergence"]),
         maps=maps,
         shares={level: _optional(box["maps"][level]["share"]) for level in grids if level != MERGED},
         idle=tuple(level for level in grids if not box["maps"][level]["involved"]),

@@ -83,3 +83,33 @@ def test_explains_document_names_the_pages(tmp_path, detcam_):
     assert (
         Path(document["pages"][0]).read_text("utf-8").count("<figure><img") == 1 + 3
     )  # the overlay, three sheets
+
+
+def test_maps_of_random_masks_and_pictures_without_boxes_have_pages(tmp_path, detcam_):
+    shutil.copy(checkpoint(), tmp_path / "small.pt")
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "street.png")
+    masks = ("--method", "d-rise", "--masks", "20", "--name", "masks")
+    assert detcam_("explain", "small.pt", "street.png", "--report", *masks)[0] == 0
+    masked = data_of("runs/explain/masks")["explanations"][0]
+    assert [level["module"] for level in masked["levels"]] == [None]
+    assert all(-1 <= box["convergence"] <= 1 for box in masked["boxes"])
+    assert (
+        detcam_("explain", "small.pt", "street.png", "--report", "--conf", "0.99", "--name", "none")[0] == 0
+    )
+    nothing = data_of("runs/explain/none")["explanations"][0]
+    assert nothing["boxes"] == []
+    assert 0 < nothing["best_score"] < 0.99
+
+
+def test_rotated_boxes_keep_their_corners(tmp_path, detcam_):
+    shutil.copy(checkpoint("OBB"), tmp_path / "rotated.pt")
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "street.png")
+    assert detcam_("explain", "rotated.pt", "street.png", "--report")[0] == 0
+    boxes = data_of("runs/explain/run")["explanations"][0]["boxes"]
+    assert boxes
+    assert all(len(box["corners"]) == 4 for box in boxes)
+
+
+def data_of(run: str) -> dict:
+    page = (Path(run) / "street_report.html").read_text("utf-8")
+    return json.loads(page.split('id="data">')[1].split("</script>")[0])

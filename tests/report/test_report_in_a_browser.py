@@ -345,7 +345,8 @@ def test_a_class_name_cannot_inject_anything(page):
 
 def test_the_policy_stops_what_somebody_puts_into_the_file(browser, run, tmp_path):
     text = (run / "street_report.html").read_text("utf-8")
-    bad = "<script>window.hacked = 1</script><img src='http://127.0.0.1:9/x' onerror='window.hacked = 2'></body>"
+    image = "<img src='http://127.0.0.1:9/x' onerror='window.hacked = 2'>"
+    bad = f"<script>window.hacked = 1</script>{image}</body>"
     (tmp_path / "changed.html").write_text(text.replace("</body>", bad), "utf-8")
     opened = Page(browser, tmp_path / "changed.html").ready()
     assert opened.page.evaluate("window.hacked") is None
@@ -365,7 +366,7 @@ def test_without_scripts_the_overlay_is_there(browser, run):
 
 
 def a_box(name: str, score: float) -> StoredBox:
-    return StoredBox((0, 0, 9, 9), None, 0, name, score, "P3", 1.0, {}, {}, ())
+    return StoredBox((0, 0, 9, 9), None, 0, name, score, "P3", 1.0, None, {}, {}, ())
 
 
 def listed(number: int) -> dict[str, Any]:

@@ -48,25 +48,33 @@ function valueAt(explanation, map, x, y) {
   return along(top) * (1 - down) + along(bottom) * down;
 }
 
+// `between` and `isSeen` for the `count` pixels along one side of the picture, in typed arrays, for they are read for
+// every pixel.
+function sampling(count, length, ratio, pad, inputSide, cells) {
+  const first = new Int32Array(count), second = new Int32Array(count);
+  const part = new Float64Array(count), seen = new Uint8Array(count);
+  for (let i = 0; i < count; i++) {
+    const position = ((i + 0.5) / count) * length;
+    [first[i], second[i], part[i]] = between(position, ratio, pad, inputSide, cells);
+    seen[i] = isSeen(position, ratio, pad, inputSide);
+  }
+  return { first, second, part, seen };
+}
+
 // A map's raw values on the picture, seen as `height` x `width` pixels: bilinear, the padding cut off.
 function upsample(explanation, map, height, width) {
   const { ratio, pad, input } = explanation, { picture } = data;
-  const side = (count, length, r, p, inputSide, cells) => Array.from({ length: count }, (_, i) => {
-    const position = ((i + 0.5) / count) * length;
-    return [...between(position, r, p, inputSide, cells), isSeen(position, r, p, inputSide)];
-  });
-  const columns = side(width, picture.width, ratio[0], pad[0], input.width, map.width);
-  const rows = side(height, picture.height, ratio[1], pad[1], input.height, map.height);
+  const columns = sampling(width, picture.width, ratio[0], pad[0], input.width, map.width);
+  const rows = sampling(height, picture.height, ratio[1], pad[1], input.height, map.height);
   const values = new Float32Array(height * width), line = new Float32Array(map.width);
-  rows.forEach(([top, bottom, down, isRowSeen], row) => {
-    if (!isRowSeen) return;
-    for (let i = 0; i < map.width; i++) {
-      line[i] = map.values[top * map.width + i] * (1 - down) + map.values[bottom * map.width + i] * down;
-    }
+  for (let row = 0; row < height; row++) {
+    if (!rows.seen[row]) continue;
+    const top = rows.first[row] * map.width, bottom = rows.second[row] * map.width, down = rows.part[row];
+    for (let i = 0; i < map.width; i++) line[i] = map.values[top + i] * (1 - down) + map.values[bottom + i] * down;
     for (let column = 0, at = row * width; column < width; column++, at++) {
-      const [left, right, across, isColumnSeen] = columns[column];
-      if (isColumnSeen) values[at] = line[left] * (1 - across) + line[right] * across;
+      const across = columns.part[column], left = line[columns.first[column]], right = line[columns.second[column]];
+      if (columns.seen[column]) values[at] = left * (1 - across) + right * across;
     }
-  });
+  }
   return values;
 }

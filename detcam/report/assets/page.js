@@ -63,19 +63,20 @@ function tops() {
 // Values 0..1 on the picture. Where boxes' maps meet, the one that is stronger on its own scale is seen.
 function gather() {
   const { width, height } = heat, full = tops();
-  shown = { values: new Float32Array(width * height), owner: new Int32Array(width * height).fill(-1) };
+  const values = new Float32Array(width * height), owner = new Int32Array(width * height).fill(-1);
   for (const number of shownBoxes()) {
     const map = mapOf(number, level()), top = full[number];
     if (!(top > 0) || map.flat) continue; // a constant map points nowhere
     const raw = upsample(explanation(), map, height, width);
     for (let at = 0; at < raw.length; at++) {
       const value = Math.min(raw[at] / top, 1);
-      if (value > shown.values[at]) {
-        shown.values[at] = value;
-        shown.owner[at] = number;
+      if (value > values[at]) {
+        values[at] = value;
+        owner[at] = number;
       }
     }
   }
+  shown = { values, owner };
 }
 
 // Opacity follows the value, so that the photograph is untouched where a map says nothing.
@@ -190,6 +191,7 @@ function facts() {
     found.push(["value of the target", numeral(box.target_value)], ["energy in the box", percent(box.energy[level()])]);
     found.push(["highest value", numeral(mapOf(chosen, level()).highest)]);
     found.push(["evidence by level", levels.map(({ name }) => `${name} ${percent(box.shares[name])}`).join(", ")]);
+    if (box.convergence !== null) found.push(["convergence", box.convergence.toFixed(2)]);
     if (box.idle.length) found.push(["takes no part", box.idle.join(", ")]);
     found.push(["box", box.xyxy.map((side) => side.toFixed(0)).join(", ")]);
   }
@@ -229,7 +231,7 @@ function fillLevels() {
   const { levels, method } = explanation(), before = level() || MERGED;
   const merged = method.merge === "finest" ? "all evidence (finest level)" : "all levels (sum)";
   const named = levels.map(({ name, module }) => [name, module ? `${name} · ${module}` : name]);
-  fillSelect("level", [[MERGED, merged], ...named], before);
+  fillSelect("level", levels.length > 1 ? [[MERGED, merged], ...named] : named, before);
 }
 
 function fillClasses() {
