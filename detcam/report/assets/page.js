@@ -112,7 +112,7 @@ function paintBar(table, threshold) {
   const ticks = ends.size === 1 ? [0, 0.25, 0.5, 0.75, 1].map((part) => numeral(part * top)) : ["0", `${kind} max`];
   byId("ticks").replaceChildren(...(ends.size ? ticks : []).map((text) => element("span", {}, text)));
   const { method } = explanation(), where = level() === MERGED ? "all levels" : level();
-  byId("bar-title").textContent = `${method.name} · ${method.target}, in ${method.unit} · ${where} · scale: ${kind}`;
+  byId("bar-title").textContent = `${method.name} · ${targetOf(method)} · ${where} · scale: ${kind}`;
   bar.setAttribute("aria-label", `Colour bar, ${byId("colormap").value}, from 0 to ${ticks[ticks.length - 1]}`);
 }
 
@@ -165,6 +165,8 @@ function label() {
 
 const inLevel = (name) => (name === MERGED ? "of all levels" : `at ${name}`);
 
+const targetOf = ({ target, unit }) => (unit === target ? target : `${target}, in ${unit}`);
+
 function sentence() {
   const { method, boxes, found, best_score: best } = explanation(), chosen = chosenBox();
   if (!boxes.length) return `Nothing was found; the best score in the picture is ${numeral(best)}.`;
@@ -183,7 +185,7 @@ function facts() {
   const layer = levels.find(({ name }) => name === level());
   const merge = method.merge === "finest" ? "the finest level alone" : "the sum of all levels";
   const found = [["layer", layer ? [layer.module || "the input", layer.set, `stride ${layer.stride}`, `${layer.grid[0]}×${layer.grid[1]} cells`].filter(Boolean).join(", ") : merge]];
-  found.push(["target", `${method.target}, in ${method.unit}`]);
+  found.push(["target", targetOf(method)]);
   if (method.gradients) found.push(["gradients", method.gradients]);
   if (chosen !== null) {
     const box = boxes[chosen];
