@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from detcam.render import encode_map_16bit
 
-MOST_EXACT = 640_000  # base64 letters of maps; what ten boxes with three levels may take of a page of 1 MB
+MOST_EXACT = 500_000  # base64 letters; with photograph, overlay and script, a page stays below 1 MB
 
 
 def pack_maps(maps: Mapping[str, npt.NDArray[np.float32]], most: int = MOST_EXACT) -> dict[str, Any]:

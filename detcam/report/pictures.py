@@ -16,6 +16,7 @@ from detcam.report.reading import StoredExplanation
 
 PHOTO_SIDE, PHOTO_BYTES = 1280, 260_000
 _QUALITIES = (88, 80, 70, 60, 45, 30)
+_SMALLEST_SIDE = 64  # pixels; whatever it takes then
 
 
 def original(explanation: StoredExplanation, images: Path | None) -> Picture:
@@ -42,19 +43,17 @@ def original(explanation: StoredExplanation, images: Path | None) -> Picture:
 
 
 def as_jpeg(pixels: npt.NDArray[np.uint8], longest_side: int, most_bytes: int) -> bytes:
-    """A JPEG of at most `longest_side` pixels, as good as fits into `most_bytes`; the coarsest may pass it.
+    """A JPEG of at most `longest_side` pixels, as good as fits into `most_bytes`; smaller if none does.
 
     Args:
         pixels: (H, W, 3) RGB.
         longest_side: in pixels.
-        most_bytes: of the file.
+        most_bytes: of the file; some hundreds at least.
     """
     small = Image.fromarray(shrink(pixels, longest_side))
-    jpeg = b""
     for quality in _QUALITIES:
         file = io.BytesIO()
         small.save(file, format="JPEG", quality=quality, optimize=True)
-        jpeg = file.getvalue()
-        if len(jpeg) <= most_bytes:
-            break
-    return jpeg
+        if file.tell() <= most_bytes or longest_side <= _SMALLEST_SIDE:
+            return file.getvalue()
+    return as_jpeg(pixels, longest_side * 3 // 4, most_bytes)

@@ -115,44 +115,52 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_ten_boxes_with_three_levels_fit_a_megabyte_whatever_the_picture(tmp_path, write_run):
-    # The worst there can be: a photograph of noise, and maps of noise, which nothing compresses.
+@pytest.mark.parametrize(("spoken", "precision"), [(1.0, "uint16"), (0.55, "float32")])
+def test_ten_boxes_with_three_levels_fit_a_megabyte_whatever_the_picture(
+    tmp_path, write_run, spoken, precision
+):
+    # The worst there can be: photograph, overlay and maps of noise, which nothing compresses.
+    # `spoken` is the part of a map that is not zero: at 0.55, float32 nearly takes all that it may.
     folder = write_run(tmp_path)
-    sidecar = json.loads((folder / "street_cam.json").read_text())
+    side, grids = 1280, {"P3": 80, "P4": 40, "P5": 20, "merged": 80}
     photograph = tmp_path / "noise.png"
-    Image.fromarray(noise(1900, 2500)).save(photograph, compress_level=0)
-    sidecar["image"] |= {
-        "path": str(photograph),
-        "width": 2500,
-        "height": 1900,
-        "sha256": hashlib.sha256(photograph.read_bytes()).hexdigest(),
-    }
-    sidecar["input"] = {"width": 640, "height": 640, "letterbox": {"ratio": [0.256, 0.256], "pad": [0, 77]}}
-    grids = {"P3": 80, "P4": 40, "P5": 20, "merged": 80}
-    for layer in sidecar["layers"]:
-        layer["grid"] = [grids[layer["level"]]] * 2
-    sidecar["boxes"] = [sidecar["boxes"][0]] * 10
+    Image.fromarray(noise(side, side)).save(photograph, compress_level=0)
+    Image.fromarray(noise(side, side)).save(folder / "street_cam.jpg", quality=95)
     generator = np.random.default_rng(0)
-    maps, boxes = {}, []
-    for number in range(10):
-        box = json.loads(json.dumps(sidecar["boxes"][0]))
-        for level, side in grids.items():
-            key = f"b{number:03d}/{level}"
-            box["maps"][level]["npz"] = key
-            maps[key] = generator.normal(size=(side, side)).astype(np.float32)
-        boxes.append(box)
-    sidecar["boxes"] = boxes
+    maps = {
+        f"b{box:03d}/{level}": (
+            generator.normal(size=(grid, grid)) * (generator.random((grid, grid)) < spoken)
+        ).astype(np.float32)
+        for box in range(10)
+        for level, grid in grids.items()
+    }
     np.savez(folder / "street_cam.npz", **maps)
-    (folder / "street_cam.json").write_text(json.dumps(sidecar))
+
+    def enlarge(document: dict) -> None:
+        sha256 = hashlib.sha256(photograph.read_bytes()).hexdigest()
+        document["image"] |= {"path": str(photograph), "width": side, "height": side, "sha256": sha256}
+        document["input"] = {"width": 640, "height": 640, "letterbox": {"ratio": [0.5, 0.5], "pad": [0, 0]}}
+        for layer in document["layers"]:
+            layer["grid"] = [grids[layer["level"]]] * 2
+        template = json.dumps(document["boxes"][0])
+        document["boxes"] = [json.loads(template.replace("b000/", f"b{box:03d}/")) for box in range(10)]
+
+    changed(folder, enlarge)
     page = report(folder)
-    assert len(page.encode()) <= MEGABYTE
-    assert data_of(page)["maps"]["precision"] == "uint16"
+    assert data_of(page)["maps"]["precision"] == precision
+    assert MEGABYTE / 2 < len(page.encode()) <= MEGABYTE
 
 
 def test_a_jpeg_keeps_to_its_side_and_bytes():
     jpeg = as_jpeg(noise(300, 2000), 1280, 100_000)
     assert len(jpeg) <= 100_000
     assert Image.open(io.BytesIO(jpeg)).size == (1280, 192)
+
+
+def test_a_jpeg_that_would_be_too_large_however_coarse_becomes_smaller():
+    jpeg = as_jpeg(noise(640, 640), 640, 20_000)
+    assert len(jpeg) <= 20_000
+    assert Image.open(io.BytesIO(jpeg)).size[0] < 640
 
 
 # Strangers' words
