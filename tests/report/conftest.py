@@ -25,7 +25,7 @@ def explained(tmp_path_factory) -> Explanation:
     """A picture with prime sides, and what a small detector finds in it."""
     path = tmp_path_factory.mktemp("photographs") / "street.png"
     Image.fromarray(pictures(3, HEIGHT, WIDTH)[2]).save(path)
-    found = detcam.explain(detector(), path, max_boxes=3)
+    found = detcam.explain(detector(), path, method="layer-cam", layers="backbone", max_boxes=3)
     assert len(found) == 3
     return found
 
@@ -40,7 +40,7 @@ def write_run(explained) -> Callable[..., Path]:
             class_names=names or explained.class_names,
             question=replace(explained.question, **question),
         )
-        files = [path.name for path in explanation.save(folder, "street")]
+        files = [path.name for path in explanation.save(folder, "street", scale="box")]
         manifest = {"schema": "detcam.run/1", "versions": {"python": "3"}, "command": ["detcam", "explain"]}
         (folder / "run.json").write_text(
             json.dumps(manifest | {"model": {"path": "small.pt"}, "device": "cpu"})

@@ -77,7 +77,9 @@ def test_explain_writes_the_same_pages_and_prints_their_paths_last(tmp_path, det
 def test_explains_document_names_the_pages(tmp_path, detcam_):
     shutil.copy(checkpoint(), tmp_path / "small.pt")
     Image.fromarray(pictures(1)[0]).save(tmp_path / "street.png")
-    code, out, _ = detcam_("explain", "small.pt", "street.png", "--report", "--save", "features", "--json")
+    code, out, _ = detcam_(
+        "explain", "small.pt", "street.png", "--layers", "head", "--report", "--save", "features", "--json"
+    )
     document = json.loads(out)
     assert (code, document["pages"]) == (0, ["runs/explain/run/street_report.html"])
     assert (

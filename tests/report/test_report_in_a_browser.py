@@ -13,7 +13,7 @@ import torch
 
 from detcam.explanation import Scale
 from detcam.geometry import Letterbox
-from detcam.render import COLORMAPS, blend, scale_map
+from detcam.render import COLORMAPS, blend, scale_map, strongest_share
 from detcam.report import StoredBox, StoredExplanation, read_explanation, write_report
 from detcam.report.index import index_page, index_row
 from detcam.report.reading import StoredRow
@@ -168,6 +168,13 @@ def test_the_picture_looks_as_the_renderer_draws_it(page, stored, explained, col
     assert abs(composed - expected).max() < 6
     assert abs(composed - expected).mean() < 0.6
     np.testing.assert_array_equal(drawn[values == 0], 0)
+
+
+def test_the_energy_scale_is_the_renderers(page, stored):
+    page.page.select_option("#scale", "energy")
+    expected = [max(strongest_share(one) for one in box.maps.values()) for box in stored.boxes]
+    assert page.page.evaluate("tops()") == pytest.approx(expected)
+    assert "scale: energy" in page.page.locator("#bar-title").inner_text()
 
 
 def test_opacity_and_threshold_change_pixels(page, stored):

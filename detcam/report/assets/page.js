@@ -51,10 +51,13 @@ const mapOf = (number, name) => maps[explanation().boxes[number].maps[name]];
 
 // The value drawn in full colour, for each box of the picture.
 function tops() {
-  const kind = byId("scale").value, { boxes, levels } = explanation();
+  const kind = byId("scale").value, { boxes, levels, method } = explanation();
   if (kind === "fixed") return boxes.map(() => Math.max(0, Number(byId("fixed").value) || 0));
-  const names = kind === "level" ? [level()] : [...levels.map(({ name }) => name), MERGED];
-  const own = boxes.map((_, number) => Math.max(0, ...names.map((name) => mapOf(number, name).highest)));
+  // Levels that each hold the whole evidence have no sum to be compared in.
+  const isAlone = kind === "level" || (kind === "energy" && method.merge === "finest");
+  const names = isAlone ? [level()] : [...levels.map(({ name }) => name), MERGED];
+  const value = kind === "energy" ? "strongest" : "highest";
+  const own = boxes.map((_, number) => Math.max(0, ...names.map((name) => mapOf(number, name)[value])));
   return kind === "image" ? own.map(() => Math.max(...own)) : own;
 }
 
@@ -109,7 +112,7 @@ function paintBar(table, threshold) {
   context.putImageData(image, 0, 0);
   const kind = byId("scale").value, full = tops(), ends = new Set(shownBoxes().map((number) => full[number]));
   const [top] = ends;
-  const ticks = ends.size === 1 ? [0, 0.25, 0.5, 0.75, 1].map((part) => numeral(part * top)) : ["0", `${kind} max`];
+  const ticks = ends.size === 1 ? [0, 0.25, 0.5, 0.75, 1].map((part) => numeral(part * top)) : ["0", kind === "energy" ? "top tenth" : `${kind} max`];
   byId("ticks").replaceChildren(...(ends.size ? ticks : []).map((text) => element("span", {}, text)));
   const { method } = explanation(), where = level() === MERGED ? "all levels" : level();
   byId("bar-title").textContent = `${method.name} · ${targetOf(method)} · ${where} · scale: ${kind}`;
