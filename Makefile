@@ -39,7 +39,7 @@ parity: $(READY)  ## maps against pytorch-grad-cam's, value by value
 	$(BIN)/python scripts/parity.py
 
 bench: $(READY)  ## speed and memory, as ratios
-	$(BIN)/python scripts/parity.py --speed
+	$(BIN)/python scripts/parity.py --speed --plot docs/images/boxes.png
 
 evidence: $(READY)  ## which maps tell the truth, on photographs and planted scenes; hours on two cores
 	$(BIN)/python benchmarks/evidence.py

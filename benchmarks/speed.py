@@ -382,6 +382,27 @@ def _status(field: str) -> float:
     raise SystemExit(f"no {field} in /proc/self/status: memory is measured on Linux only")
 
 
+def plot(table: Sequence[str], path: Path) -> None:
+    """Draw the table of `boxes`: forward passes against boxes, both logarithmic."""
+    from matplotlib.figure import Figure
+
+    curves: dict[str, list[tuple[int, float, float]]] = {}
+    for line in table[2:]:
+        what, count, _, loop, ours = (cell.strip() for cell in line.strip("|").split("|"))
+        curves.setdefault(what, []).append((int(count), float(loop), float(ours)))
+    sheet = Figure(figsize=(9, 4), layout="constrained")
+    for axes, model in zip(sheet.subplots(1, len(MODELS), sharey=True), MODELS, strict=True):
+        for place, (what, points) in enumerate((w, p) for w, p in curves.items() if w.startswith(model)):
+            numbers, loop, ours = zip(*points, strict=True)
+            axes.loglog(numbers, loop, ":", color=f"C{place}")
+            axes.loglog(numbers, ours, "o-", color=f"C{place}", label=what.partition(", ")[2])
+        axes.set(title=f"{model}: dotted the simple loop, solid detcam", xlabel="boxes")
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    sheet.axes[0].set_ylabel("plain forward passes")
+    sheet.savefig(path, dpi=110)
+
+
 TABLES = {one.__name__: one for one in (boxes, sizes, others, peers, folders, memory, commands)}
 
 
@@ -391,6 +412,7 @@ def main() -> None:
     )
     parser.add_argument("tables", nargs="*", default=list(TABLES))
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--plot", type=Path, help="Where to draw the table of boxes.")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -400,8 +422,12 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread")
     for name in arguments.tables:
         print(f"\n### {(TABLES[name].__doc__ or name).splitlines()[0]}\n")
+        lines = []
         for line in TABLES[name](arguments.repeats):
             print(line, flush=True)
+            lines.append(line)
+        if name == "boxes" and arguments.plot:
+            plot(lines, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,9 @@ def wanted_from(found: Detections, raw: RawPrediction, row: int) -> Wanted:
 def _prepared_constant(
     detector: Detector, image_size: tuple[int, int], value: int, imgsz: int | None
 ) -> Tensor:
-    """The middle pixel of a prepared picture of one grey value, (3, 1, 1)."""
-    tensor, _ = detector.prepare(np.full((*image_size, 3), value, np.uint8), imgsz)
-    return tensor[:, tensor.shape[1] // 2, tensor.shape[2] // 2].clone()[:, None, None]
+    """What a prepared picture of one grey value holds in the picture's middle, (3, 1, 1)."""
+    tensor, geometry = detector.prepare(np.full((*image_size, 3), value, np.uint8), imgsz)
+    # The input's own middle may be padding: some detectors pad at one end alone.
+    middle = geometry.points_to_input(torch.tensor([[image_size[1] / 2, image_size[0] / 2]]))
+    column, row = middle[0].int().tolist()
+    return tensor[:, row, column].clone()[:, None, None]

@@ -13,6 +13,7 @@ from detcam.adapters.base import DetectOptions
 from detcam.cam.capture import borrowed
 from detcam.errors import InputError
 from detcam.evaluation.scorer import PixelUnits, Rescorer, wanted_from
+from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.metrics import get_preset
 
@@ -36,6 +37,17 @@ def test_brightness_is_found_whatever_scale_and_offset_a_family_prepares_with():
     plain, _ = PencilDetector(torch.zeros(60, 3)).prepare(pixels, None)
     torch.testing.assert_close(units.to_brightness(tensor), plain, rtol=0, atol=1e-5)
     torch.testing.assert_close(units.to_input(units.to_brightness(tensor)), tensor, rtol=1e-5, atol=1e-4)
+
+
+def test_brightness_is_read_off_the_picture_where_the_middle_of_the_input_is_padding():
+    class PaddedBelow(PencilDetector):
+        def prepare(self, pixels, imgsz):
+            geometry = Letterbox(pixels.shape[:2], pixels.shape[:2], (0, 0), (96, 96))
+            return torch.from_numpy(geometry.apply(pixels)).permute(2, 0, 1).float(), geometry
+
+    units = PixelUnits.of(PaddedBelow(torch.zeros(60, 3)), (30, 96), None)
+    assert units.black.flatten().tolist() == [0, 0, 0]
+    assert units.white.flatten().tolist() == [255, 255, 255]
 
 
 def test_a_preparation_that_is_not_linear_is_refused():
