@@ -270,15 +270,19 @@ def test_of_full_width_at_416_pixels_they_have_the_shapes_that_papers_print():
     ]
 
 
+COMMANDS = [
+    *("explain", "report", "evaluate", "features", "maps", "kernels"),
+    *("layers", "methods", "inspect", "doctor"),
+]
+
+
 def test_help_tells_the_commands_in_the_order_of_need(detcam_):
     text = detcam_("--help").out
     listed = [line.split()[0] for line in text.split("Commands:\n")[1].splitlines()]
-    assert listed == ["explain", "evaluate", "features", "maps", "kernels", "layers", "methods", "inspect"]
+    assert listed == COMMANDS
 
 
-@pytest.mark.parametrize(
-    "command", ["explain", "evaluate", "features", "maps", "kernels", "layers", "methods", "inspect"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_examples_in_the_help_stand_in_lines_of_their_own(detcam_, command):
     lines = detcam_(command, "--help").out.splitlines()
     assert any(line.startswith(f"    detcam {command}") for line in lines)
