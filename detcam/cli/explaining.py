@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from detcam.cli.exits import EXIT_SOME_FAILED
+from detcam.cli.minimal import write_minimal
 from detcam.cli.options import (
     COUNT,
     SHARE,
@@ -86,6 +87,11 @@ if TYPE_CHECKING:
 )
 @half_option
 @click.option(
+    "--minimal",
+    is_flag=True,
+    help="Also find how little of the picture keeps or kills each detection, by forward passes.",
+)
+@click.option(
     "--batch", type=COUNT, default=1, show_default=True, help="Pictures of one size per forward pass."
 )
 @click.option(
@@ -129,6 +135,10 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
         if not options["as_json"]:
             for path in row.files:
                 click.echo(os.fsencode(path))
+        if options["minimal"]:
+            for path in write_minimal(explainer, row, folder.path):
+                if not options["as_json"]:
+                    click.echo(os.fsencode(path))
     document = {"run": str(folder.path), "images": rows}
     pages_failed = 0
     if options["with_report"]:

@@ -2,6 +2,7 @@
 
 from detcam.evaluation.evaluator import DEFAULT_METRICS, SANITY_METRICS, EvaluateOptions, Evaluator
 from detcam.evaluation.measured import Curve, MeasuredPicture, Row
+from detcam.evaluation.minimal import MinimalEvidence, Part, minimal_evidence
 from detcam.evaluation.run import (
     Progress,
     check_writable,
@@ -24,6 +25,8 @@ __all__ = [
     "Evaluator",
     "LabelledSource",
     "MeasuredPicture",
+    "MinimalEvidence",
+    "Part",
     "PlantedSource",
     "Progress",
     "Row",
@@ -33,6 +36,7 @@ __all__ = [
     "Way",
     "check_writable",
     "evaluate",
+    "minimal_evidence",
     "open_unfinished",
     "summarise",
     "ways_for",

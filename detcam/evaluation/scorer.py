@@ -31,7 +31,9 @@ class PixelUnits:
     white: Tensor
 
     @classmethod
-    def of(cls, detector: Detector, image_size: tuple[int, int], imgsz: int | None) -> PixelUnits:
+    def of(
+        cls, detector: Detector, image_size: tuple[int, int], imgsz: int | tuple[int, int] | None
+    ) -> PixelUnits:
         """Found by preparing a black, a white and a grey picture.
 
         Raises:
@@ -109,7 +111,7 @@ def wanted_from(found: Detections, raw: RawPrediction, row: int) -> Wanted:
 
 
 def _prepared_constant(
-    detector: Detector, image_size: tuple[int, int], value: int, imgsz: int | None
+    detector: Detector, image_size: tuple[int, int], value: int, imgsz: int | tuple[int, int] | None
 ) -> Tensor:
     """What a prepared picture of one grey value holds in the picture's middle, (3, 1, 1)."""
     tensor, geometry = detector.prepare(np.full((*image_size, 3), value, np.uint8), imgsz)

@@ -12,6 +12,7 @@ from detcam.render.mapfile import (
     read_map_png,
     write_map_png,
 )
+from detcam.render.outlines import draw_outline
 from detcam.render.paper import ONE_COLUMN, TWO_COLUMNS, figure
 from detcam.render.sheets import contact_sheet, magnify, shrink, with_colour_bar
 from detcam.render.values import (
@@ -43,6 +44,7 @@ __all__ = [
     "contact_sheet",
     "decode_map_16bit",
     "draw_boxes",
+    "draw_outline",
     "encode_map_16bit",
     "figure",
     "magnify",
