@@ -1,8 +1,7 @@
 """Explain one picture with several detectors and put the results side by side.
 
 Example:
-    python examples/side_by_side.py OUT.jpg weights/scene.png weights/shapes.pt weights/shapes-shortcut.pt \
-        --layers model.2 --path total
+    python examples/side_by_side.py OUT.jpg weights/scene.png weights/shapes.pt weights/shapes-shortcut.pt
 """
 
 import argparse
@@ -34,8 +33,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out")
     parser.add_argument("picture")
     parser.add_argument("detectors", nargs="+")
-    parser.add_argument("--layers", default="backbone")
-    parser.add_argument("--path", default="direct")
+    parser.add_argument("--layers")
+    parser.add_argument("--path")
     return parser.parse_args()
 
 
