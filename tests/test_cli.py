@@ -847,3 +847,33 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_error(here, detcam_, monkeyp
     assert said.code == 1
     assert "no space left" in said.err
     assert len(Path("runs/explain/run/index.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_contrast_is_the_difference_of_two_classes_of_the_firsts_detections(here, detcam_):
+    assert detcam_("explain", "small.pt", "street.png", "--contrast", "dog,cat", "--max-boxes", "2").code == 0
+    asked = ("--class", "dog", "--target", "class-difference:cat", "--max-boxes", "2")
+    assert detcam_("explain", "small.pt", "street.png", *asked).code == 0
+    one, other = (
+        json.loads(Path(f"runs/explain/{run}/street_cam.json").read_text()) for run in ("run", "run-2")
+    )
+    assert one["method"] == other["method"]
+    assert one["method"]["target"] == "class-difference:cat"
+    assert {box["class"] for box in one["boxes"]} == {"dog"}
+    assert one["boxes"] == other["boxes"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--contrast", "dog"], "--contrast takes two classes, A,B"),
+        (["--contrast", "dog,cat,bird"], "--contrast takes two classes, A,B"),
+        (["--contrast", "dog,cat", "--class", "cat"], "leave --class and --target out"),
+        (["--class", "cat", "--contrast", "dog,cat"], "leave --class and --target out"),
+        (["--contrast", "dog,cat", "--target", "probability"], "leave --class and --target out"),
+    ],
+)
+def test_a_contrast_that_cannot_be_read_is_a_usage_error(here, detcam_, given, message):
+    said = detcam_("explain", "small.pt", "street.png", *given)
+    assert said.code == 2
+    assert message in said.err
+    assert not Path("runs").exists()

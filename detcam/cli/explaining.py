@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from detcam.cli.exits import EXIT_SOME_FAILED
 from detcam.cli.minimal import write_minimal
@@ -55,6 +56,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--target", default="class-logit", show_default=True, help="What is explained; see `detcam methods`."
+)
+@click.option(
+    "--contrast",
+    metavar="A,B",
+    help="Why class A and not B, of the detections of A: for --class A --target class-difference:B.",
 )
 @click.option(
     "--path",
@@ -160,6 +166,7 @@ def _prepare_explain(
     from detcam.explanation import SaveOptions, Scale, Style
     from detcam.images import find_pictures, read_picture
 
+    classes, target = _classes_and_target(options)
     style = Style(Scale.parse(options["scale"]), options["colormap"])
     save_options = SaveOptions(style, options["extras"], options["half"])
     paths = find_pictures(images)
@@ -169,7 +176,7 @@ def _prepare_explain(
     from detcam.explainer import Explainer, ExplainOptions
 
     explain_options = ExplainOptions(
-        classes=options["classes"] or None,
+        classes=classes or None,
         conf=options["conf"],
         iou=options["iou"],
         max_det=options["max_det"],
@@ -177,7 +184,7 @@ def _prepare_explain(
         max_boxes=options["max_boxes"],
         method=options["method"],
         layers=options["layers"],
-        target=options["target"],
+        target=target,
         path=options["gradient_path"],
         merge=options["merge"],
         keep_features="features" in options["extras"],
@@ -188,6 +195,19 @@ def _prepare_explain(
     explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"))
     explainer.rehearse()
     return explainer, paths, save_options
+
+
+def _classes_and_target(options: dict[str, Any]) -> tuple[tuple[str, ...], str]:
+    """What --class and --target say, or --contrast A,B in their place."""
+    if options["contrast"] is None:
+        return options["classes"], options["target"]
+    source = click.get_current_context().get_parameter_source
+    if ParameterSource.COMMANDLINE in (source("classes"), source("target")):
+        raise click.UsageError("--contrast names the class and the target: leave --class and --target out")
+    names = [name.strip() for name in options["contrast"].split(",")]
+    if len(names) != 2 or not all(names):
+        raise click.UsageError(f"--contrast takes two classes, A,B, got {options['contrast']!r}")
+    return (names[0],), f"class-difference:{names[1]}"
 
 
 def _report(row: Row, explainer: Explainer) -> None:
