@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from detcam.cli.exits import EXIT_SOME_FAILED
 from detcam.cli.minimal import write_minimal
+from detcam.cli.missing import answer_missed, parse_box
 from detcam.cli.options import (
     COUNT,
     SHARE,
@@ -56,6 +57,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--target", default="class-logit", show_default=True, help="What is explained; see `detcam methods`."
+)
+@click.option(
+    "--box",
+    callback=parse_box,
+    metavar="X1,Y1,X2,Y2",
+    help="Why was it missed? What the network thought over this region of the one picture, what became of "
+    "it, and what spoke for and against the best.",
 )
 @click.option(
     "--contrast",
@@ -131,8 +139,13 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     from detcam.runner import run, write_manifest
 
     explainer, paths, save_options = _prepare_explain(model, images, options)
+    if options["box"] is not None and len(paths) != 1:
+        raise click.UsageError(f"--box asks about one picture, got {len(paths)}")
     folder = run_folder(options)
     write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
+    if options["box"] is not None:
+        answer_missed(explainer, paths[0], folder, save_options.style, options)
+        return
     rows = []
     found = run(explainer, paths, folder, save_options, batch=options["batch"])
     for row in counted(found, len(paths)):

@@ -2,6 +2,16 @@
 
 from detcam.explainer.black_box import d_rise
 from detcam.explainer.core import Explainer, explain
+from detcam.explainer.missed import Candidate, Missed, why_missed
 from detcam.explainer.options import ExplainOptions, check_count
 
-__all__ = ["ExplainOptions", "Explainer", "check_count", "d_rise", "explain"]
+__all__ = [
+    "Candidate",
+    "ExplainOptions",
+    "Explainer",
+    "Missed",
+    "check_count",
+    "d_rise",
+    "explain",
+    "why_missed",
+]

@@ -1,0 +1,106 @@
+"""`detcam explain --box`: why something was missed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detcam.cli.words import say
+
+if TYPE_CHECKING:
+    from detcam.explainer import Candidate, Explainer, Missed
+    from detcam.explanation import Style
+    from detcam.outputs import RunFolder
+
+WHITE = (255, 255, 255)
+
+
+def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
+    """Read "x1,y1,x2,y2"; whether they fit the picture is seen later."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise click.BadParameter(f"four numbers x1,y1,x2,y2 in picture pixels, got {text!r}")
+    return numbers
+
+
+def answer_missed(
+    explainer: Explainer, path: Path, folder: RunFolder, style: Style, options: dict[str, Any]
+) -> None:
+    """Say, draw and store why a region of one picture is not among the detections, or that it is.
+
+    Raises:
+        DetcamError: no such region, or the network does not answer.
+    """
+    from detcam.explainer import why_missed
+    from detcam.files import json_bytes, write_json
+    from detcam.images import read_picture
+    from detcam.outputs import unique_stems
+
+    picture = read_picture(path)
+    missed = why_missed(explainer, picture, options["box"])
+    names = explainer.detector.class_names
+    say(f"{path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
+    for one in missed.candidates:
+        say(f"  {_words(one, names)}")
+    (stem,) = unique_stems([path])
+    document = {
+        "schema": "detcam.missed/1",
+        "image": str(path),
+        "box": missed.box,
+        "candidates": [
+            {**asdict(one), "class": names[one.class_id], "winner_class": names[one.winner]}
+            for one in missed.candidates
+        ],
+    }
+    written = [write_json(folder.path / f"{stem}_missed.json", document)]
+    for what, explanation in (("for", missed.speaks_for), ("against", missed.speaks_against)):
+        files = explanation.save(
+            folder.path,
+            f"{stem}_{what}",
+            scale=options["scale"],
+            colormap=style.colormap,
+            half=options["half"],
+        )
+        _outline(files[0], explanation.overlay(scale=options["scale"], colormap=style.colormap), missed.box)
+        written += files
+    if options["as_json"]:
+        click.echo(json_bytes(document, indent=1))
+        return
+    for file in written:
+        click.echo(os.fsencode(file))
+
+
+def _count(missed: Missed) -> str:
+    if not missed.candidates:
+        return "no candidate, however weak, lies"
+    return f"{len(missed.candidates)} candidates, the best first,"
+
+
+def _words(one: Candidate, names: dict[int, str]) -> str:
+    fate: str = one.fate
+    if one.fate == "suppressed":
+        fate = f"suppressed by detection {one.by}, IoU {one.by_iou:.2f}"
+    elif one.fate == "kept":
+        fate = f"kept, detection {one.by}"
+    elif one.winner != one.class_id:
+        fate = f"{one.fate}; {names[one.winner]} {one.winner_score:.2g} wins there"
+    return f"{names[one.class_id]} {one.score:.2g} at {one.level}, IoU {one.iou:.2f} with the region: {fate}"
+
+
+def _outline(file: Path, overlay: Any, box: tuple[float, ...]) -> None:
+    """Draw the region on an overlay that has been written."""
+    import numpy as np
+
+    from detcam.files import write_picture
+    from detcam.render import draw_boxes
+
+    write_picture(file, draw_boxes(overlay, np.array([box], np.float32), ["asked about"], [WHITE]))
