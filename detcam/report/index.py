@@ -55,7 +55,7 @@ def index_page(run: str, rows: Sequence[dict[str, Any]]) -> bytes:
         ["base.css", "index.css"],
         ["index.js"],
         images="'self'",
-        run=run,
+        title=run,
         links=[(one["page"], one["source"]) for one in rows if one["page"]],
         data={"rows": list(rows), "page_rows": PAGE_ROWS},
     )

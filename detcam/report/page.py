@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from detcam.explanation import MERGED, SCALES
@@ -87,8 +86,8 @@ def _explanation(
     energies = _energies(explanation)
     boxes = []
     for number, box in enumerate(explanation.boxes):
-        keys = {level: f"{prefix}/b{number:03d}/{_stored_as(box, level)}" for level in box.maps}
-        maps |= {keys[level]: box.maps[_stored_as(box, level)] for level in box.maps}
+        keys = {level: f"{prefix}/b{number:03d}/{level}" for level in box.maps}
+        maps |= {keys[level]: values for level, values in box.maps.items()}
         boxes.append(_box(box, keys, energies[number]))
     return {
         "method": explanation.method,
@@ -104,12 +103,6 @@ def _explanation(
         "found": explanation.found,
         "best_score": explanation.best_score,
     }
-
-
-def _stored_as(box: StoredBox, level: str) -> str:
-    """The level whose values a level's are: where the finest is what is merged, they are kept once."""
-    same = (name for name, values in box.maps.items() if np.array_equal(values, box.maps[level]))
-    return next(same, level)
 
 
 def _box(box: StoredBox, keys: Mapping[str, str], energies: Mapping[str, float | None]) -> dict[str, Any]:

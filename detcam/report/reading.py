@@ -155,6 +155,16 @@ def read_run(folder: Path) -> StoredRun:
     return StoredRun(folder, manifest, tuple(latest.values()))
 
 
+def read_checksum(sidecar: Path) -> str | None:
+    """The sha256 of the picture that a description is about; its maps are not read.
+
+    Raises:
+        InputError: the description is missing or damaged.
+    """
+    with _damage(sidecar):
+        return _words(json.loads(sidecar.read_bytes())["image"]["sha256"])
+
+
 def read_explanation(sidecar: Path) -> StoredExplanation:
     """Read a description and the maps it names.
 

@@ -14,7 +14,14 @@ from detcam.images import read_picture
 from detcam.report.index import THUMBS, index_page, index_row
 from detcam.report.page import picture_page
 from detcam.report.pictures import as_jpeg, original
-from detcam.report.reading import StoredExplanation, StoredRow, StoredRun, read_explanation, read_run
+from detcam.report.reading import (
+    StoredExplanation,
+    StoredRow,
+    StoredRun,
+    read_checksum,
+    read_explanation,
+    read_run,
+)
 
 _THUMB_SIDE, _THUMB_BYTES = 360, 40_000
 
@@ -66,7 +73,9 @@ def _pages(run: StoredRun, others: Sequence[StoredRun], images: Path | None) -> 
         try:
             explanation = read_explanation(row.sidecar)
             ways = [(run, explanation)]
-            ways += [(other, read_explanation(path)) for other, path in elsewhere[explanation.sha256]]
+            for other, path in elsewhere[explanation.sha256]:
+                with suppress(InputError):  # what cannot be read is left out
+                    ways.append((other, read_explanation(path)))
             page = _write_page(run, row, ways, images)
             thumb = None if is_alone else _write_thumb(run, row, explanation)
         except OutputError:  # a full disk is no picture's fault
@@ -83,13 +92,13 @@ def _pages(run: StoredRun, others: Sequence[StoredRun], images: Path | None) -> 
 
 
 def _by_picture(runs: Sequence[StoredRun]) -> Mapping[str | None, list[tuple[StoredRun, Path]]]:
-    """Checksum of a picture -> which runs explain it, and where; what cannot be read is left out."""
+    """Checksum of a picture -> which runs explain it, and where."""
     found = defaultdict(list)
     for run in runs:
         for row in run.rows:
             if row.sidecar is not None:
                 with suppress(InputError):
-                    found[read_explanation(row.sidecar).sha256].append((run, row.sidecar))
+                    found[read_checksum(row.sidecar)].append((run, row.sidecar))
     return found
 
 

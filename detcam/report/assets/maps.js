@@ -2,7 +2,7 @@
 // Raw maps: unpacked, and brought onto the picture. Values are upsampled, colours never.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const maps = {}; // key -> {height, width, values, highest, strongest, flat}
+const maps = {}; // key -> {height, width, values, highest, flat}, and strongest once it is asked for
 
 // Unpacking
 
@@ -18,15 +18,17 @@ async function unpackMaps(packed) {
   for (const [key, { start, grid: [height, width], low, high }] of Object.entries(packed.places)) {
     const stored = numbers.subarray(start, start + height * width);
     const values = isExact ? stored : Float32Array.from(stored, (code) => low + (high - low) * (code / 65535));
-    maps[key] = { height, width, values, highest: high, strongest: strongestShare(values), flat: low === high };
+    maps[key] = { height, width, values, highest: high, flat: low === high };
   }
 }
 
 // The value that the strongest cells reach which hold a tenth of the positive evidence together; 0 where there is none.
-function strongestShare(values) {
-  const positive = Float64Array.from(values.filter((value) => value > 0)).sort().reverse();
+function strongestShare(map) {
+  if (map.strongest !== undefined) return map.strongest;
+  const positive = Float64Array.from(map.values.filter((value) => value > 0)).sort().reverse();
   let left = 0.1 * positive.reduce((sum, value) => sum + value, 0);
-  return positive.find((value) => (left -= value) <= 0) ?? 0;
+  map.strongest = positive.find((value) => (left -= value) <= 0) ?? 0;
+  return map.strongest;
 }
 
 // Geometry. Centres of pixels and cells lie at half-integers; a grid covers the network's input, padding included.

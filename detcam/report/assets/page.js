@@ -56,8 +56,8 @@ function tops() {
   // Levels that each hold the whole evidence have no sum to be compared in.
   const isAlone = kind === "level" || (kind === "energy" && method.merge === "finest");
   const names = isAlone ? [level()] : [...levels.map(({ name }) => name), MERGED];
-  const value = kind === "energy" ? "strongest" : "highest";
-  const own = boxes.map((_, number) => Math.max(0, ...names.map((name) => mapOf(number, name)[value])));
+  const top = kind === "energy" ? strongestShare : (map) => map.highest;
+  const own = boxes.map((_, number) => Math.max(0, ...names.map((name) => top(mapOf(number, name)))));
   return kind === "image" ? own.map(() => Math.max(...own)) : own;
 }
 
