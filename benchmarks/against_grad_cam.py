@@ -228,10 +228,10 @@ def peak(work: Work, side: str, device: str) -> float:
         before = torch.cuda.memory_allocated()
         action()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak of imports
     action()
-    return _status("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def growth(side: str, calls: int) -> dict[str, float]:
@@ -254,7 +254,7 @@ def growth(side: str, calls: int) -> dict[str, float]:
         if call in (calls // 10, calls):
             gc.collect()
             tensors = sum(issubclass(type(one), Tensor) for one in gc.get_objects())
-            found |= {f"megabytes at {call}": _status("VmRSS"), f"tensors at {call}": tensors}
+            found |= {f"megabytes at {call}": resident("VmRSS"), f"tensors at {call}": tensors}
     return found
 
 
@@ -262,7 +262,7 @@ def of_first(output: Tensor) -> Tensor:
     return output[1]
 
 
-def _status(name: str) -> float:
+def resident(name: str) -> float:
     """Megabytes, of /proc: Linux only."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):

@@ -33,6 +33,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 import numpy as np
 import torch
+from against_grad_cam import resident
 from torch import Tensor, nn
 
 import detcam
@@ -310,19 +311,19 @@ def _memory_of(what: str) -> float:
     tensor, _ = detector.prepare(picture.pixels, 640)
     asked = ASKED["three backbone stages"] if what == "backbone" else {}
     explainer = Explainer.of(detector, ExplainOptions(conf=0.01, max_boxes=10, imgsz=640, **asked))
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     if what == "forward":
         plain(detector, tensor[None])()
-        return _status("VmHWM") - before
+        return resident("VmHWM") - before
     list(explainer.explain([picture]))
     if what != "growth":
-        return _status("VmHWM") - before
+        return resident("VmHWM") - before
     for _ in range(20):
         list(explainer.explain([picture]))
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     for _ in range(300):
         list(explainer.explain([picture]))
-    return _status("VmRSS") - before
+    return resident("VmRSS") - before
 
 
 def commands(repeats: int) -> Iterator[str]:
@@ -373,13 +374,6 @@ def folders(_repeats: int) -> Iterator[str]:
     yield "|---|---|"
     yield f"| pictures per second | {len(rows) / whole:.2f} ({boxes_found} boxes) |"
     yield f"| time inside the model and its maps | {inside[0] / whole:.0%} |"
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return float(line.split()[1]) / 1024
-    raise SystemExit(f"no {field} in /proc/self/status: memory is measured on Linux only")
 
 
 def plot(table: Sequence[str], path: Path) -> None:

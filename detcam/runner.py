@@ -33,6 +33,7 @@ class Row:
         ms: milliseconds it took.
         explanation: unless it failed.
         error: the one-line reason, if it failed.
+        stem: how the names of its files begin.
     """
 
     source: Path
@@ -41,6 +42,7 @@ class Row:
     ms: float = 0.0
     explanation: Explanation | None = None
     error: str | None = None
+    stem: str = ""
 
     def record(self) -> dict[str, Any]:
         """The row as stored in index.jsonl."""
@@ -74,33 +76,34 @@ def run(
     check_count("batch", batch)
 
     def finish(row: Row, stem: str) -> Row:
-        written = _written(row, folder, stem, save_options)
+        written = replace(_written(row, folder, stem, save_options), stem=stem)
         folder.add_row(written.record())
         return written
 
-    with ThreadPoolExecutor(1, "read") as reader, ThreadPoolExecutor(1, "write") as writer:
-        stems, unfinished = iter(unique_stems(paths)), deque[Future[Row]]()
-        try:
-            for part in _ahead(reader, [paths[i : i + batch] for i in range(0, len(paths), batch)]):
-                for row in _explained(explainer, part):
-                    unfinished.append(writer.submit(finish, row, next(stems)))
-                while len(unfinished) > batch:
-                    yield unfinished.popleft().result()
-            while unfinished:
+    reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+    stems, unfinished = iter(unique_stems(paths)), deque[Future[Row]]()
+    try:
+        for part in _ahead(reader, [paths[i : i + batch] for i in range(0, len(paths), batch)]):
+            for row in _explained(explainer, part):
+                unfinished.append(writer.submit(finish, row, next(stems)))
+            while len(unfinished) > batch:
                 yield unfinished.popleft().result()
-        finally:  # what nobody waits for is not begun
-            for pool in (reader, writer):
-                pool.shutdown(wait=True, cancel_futures=True)
+        while unfinished:
+            yield unfinished.popleft().result()
+    finally:  # what nobody waits for is not begun
+        for pool in (reader, writer):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _ahead(reader: ThreadPoolExecutor, parts: Sequence[Sequence[Path]]) -> Iterator[list[_Read]]:
     """Pictures of each part, read while the part before it is worked on."""
-    following: Future[list[_Read]] | None = None
-    for part, after in zip(parts, [*parts[1:], None], strict=True):
-        current = following or reader.submit(_read_all, part)
-        read = current.result()
-        following = None if after is None else reader.submit(_read_all, after)
-        yield read
+    unread = deque[Future[list[_Read]]]()
+    for part in parts:
+        unread.append(reader.submit(_read_all, part))
+        if len(unread) > 1:
+            yield unread.popleft().result()
+    while unread:
+        yield unread.popleft().result()
 
 
 def write_manifest(
@@ -117,7 +120,7 @@ def write_manifest(
             "command": list(command),
             "model": model_facts(detector),
             "device": str(device_of(detector.model)),
-            "seed": options.seed if explainer.method.rescores == "sampled" else None,
+            "seed": options.seed if explainer.method.is_sampled else None,
             "layers": list(explainer.modules),
             "options": asdict(options),
             "scale": asdict(save_options.style.scale),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from detcam.cli.exits import EXIT_SOME_FAILED
 from detcam.cli.options import COUNT, SHARE, imgsz_option, load_model, model_options, run_folder, run_options
-from detcam.cli.words import print_rows, say
+from detcam.cli.words import print_paths, print_rows, say
 
 if TYPE_CHECKING:
     from detcam.evaluation import Evaluator, Progress, Source, SummaryLine
@@ -127,8 +126,7 @@ def evaluate(model: str, data: str | None, **options: Any) -> None:
         print_rows([line.record() for line in lines], as_json=True)
     else:
         _say_summary(lines)
-        for one in written:
-            click.echo(os.fsencode(one))
+        print_paths(written)
     if failed:
         say(f"{failed} pictures failed; see {folder.path / 'progress.jsonl'}")
         sys.exit(EXIT_SOME_FAILED)

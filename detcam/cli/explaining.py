@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from detcam.cli.options import (
     run_options,
 )
 from detcam.cli.reporting import write_pages
-from detcam.cli.words import counted, progress_bar, say
+from detcam.cli.words import counted, print_paths, progress_bar, say
 
 if TYPE_CHECKING:
     from detcam.explainer import Explainer
@@ -144,20 +143,18 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     folder = run_folder(options)
     write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
     if options["box"] is not None:
-        answer_missed(explainer, paths[0], folder, save_options.style, options)
+        answer_missed(explainer, paths[0], folder, options)
         return
     rows = []
     found = run(explainer, paths, folder, save_options, batch=options["batch"])
     for row in counted(found, len(paths)):
         rows.append(row.record())
         _report(row, explainer)
-        if not options["as_json"]:
-            for path in row.files:
-                click.echo(os.fsencode(path))
+        files = list(row.files)
         if options["minimal"]:
-            for path in write_minimal(explainer, row, folder.path):
-                if not options["as_json"]:
-                    click.echo(os.fsencode(path))
+            files += write_minimal(explainer, row, folder.path)
+        if not options["as_json"]:
+            print_paths(files)
     document = {"run": str(folder.path), "images": rows}
     pages_failed = 0
     if options["with_report"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from detcam.cli.options import (
     run_folder,
     run_options,
 )
-from detcam.cli.words import say
+from detcam.cli.words import print_paths, say
 
 if TYPE_CHECKING:
     from detcam.adapters import Detector
@@ -175,7 +174,7 @@ def kernels(model: str, **options: Any) -> None:
         files = [path.name for path in written]
         click.echo(json_bytes({"run": str(folder.path), **document, "files": files}, indent=1))
     else:
-        _print_paths(written)
+        print_paths(written)
 
 
 def _pictures(images: tuple[str, ...]) -> list[Path]:
@@ -213,18 +212,13 @@ def _each_picture(
         if row["error"]:
             say(f"{row['source']}: {row['error']}")
         if not as_json:
-            _print_paths([folder.path / name for name in row["files"]])
+            print_paths([folder.path / name for name in row["files"]])
     if as_json:
         click.echo(json_bytes({"run": str(folder.path), "images": rows}, indent=1))
     failed = sum(row["status"] == "error" for row in rows)
     if failed:
         say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
         sys.exit(EXIT_SOME_FAILED)
-
-
-def _print_paths(paths: Sequence[Path]) -> None:
-    for path in paths:
-        click.echo(os.fsencode(path))
 
 
 def _shapes(maps: Any) -> str:

@@ -33,7 +33,6 @@ def write_minimal(explainer: Explainer, row: Row, folder: Path) -> list[Path]:
     found = minimal_evidence(explainer, explanation)
     for one in found:
         say(f"  b{one.box:03d} {explanation.label(one.box)}: {_words(one)}")
-    stem = row.files[0].name.removesuffix("_cam.jpg")
     document = {
         "schema": "detcam.minimal/1",
         "image": str(row.source),
@@ -41,8 +40,8 @@ def write_minimal(explainer: Explainer, row: Row, folder: Path) -> list[Path]:
     }
     tiles = [(f"{explanation.label(one.box)}: {_words(one)}", _drawn(explanation, one)) for one in found]
     return [
-        write_picture(folder / f"{stem}_minimal.jpg", contact_sheet(tiles, tile_side=_TILE)),
-        write_json(folder / f"{stem}_minimal.json", document),
+        write_picture(folder / f"{row.stem}_minimal.jpg", contact_sheet(tiles, tile_side=_TILE)),
+        write_json(folder / f"{row.stem}_minimal.json", document),
     ]
 
 

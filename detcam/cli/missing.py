@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from detcam.cli.words import say
+from detcam.cli.words import print_paths, say
 
 if TYPE_CHECKING:
     from detcam.explainer import Candidate, Explainer, Missed
-    from detcam.explanation import Style
     from detcam.outputs import RunFolder
-
-WHITE = (255, 255, 255)
 
 
 def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
@@ -32,9 +28,7 @@ def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None
     return numbers
 
 
-def answer_missed(
-    explainer: Explainer, path: Path, folder: RunFolder, style: Style, options: dict[str, Any]
-) -> None:
+def answer_missed(explainer: Explainer, path: Path, folder: RunFolder, options: dict[str, Any]) -> None:
     """Say, draw and store why a region of one picture is not among the detections, or that it is.
 
     Raises:
@@ -63,20 +57,18 @@ def answer_missed(
     }
     written = [write_json(folder.path / f"{stem}_missed.json", document)]
     for what, explanation in (("for", missed.speaks_for), ("against", missed.speaks_against)):
-        files = explanation.save(
+        written += explanation.save(
             folder.path,
             f"{stem}_{what}",
+            extras=options["extras"],
             scale=options["scale"],
-            colormap=style.colormap,
+            colormap=options["colormap"],
             half=options["half"],
         )
-        _outline(files[0], explanation.overlay(scale=options["scale"], colormap=style.colormap), missed.box)
-        written += files
     if options["as_json"]:
         click.echo(json_bytes(document, indent=1))
-        return
-    for file in written:
-        click.echo(os.fsencode(file))
+    else:
+        print_paths(written)
 
 
 def _count(missed: Missed) -> str:
@@ -94,13 +86,3 @@ def _words(one: Candidate, names: dict[int, str]) -> str:
     elif one.winner != one.class_id:
         fate = f"{one.fate}; {names[one.winner]} {one.winner_score:.2g} wins there"
     return f"{names[one.class_id]} {one.score:.2g} at {one.level}, IoU {one.iou:.2f} with the region: {fate}"
-
-
-def _outline(file: Path, overlay: Any, box: tuple[float, ...]) -> None:
-    """Draw the region on an overlay that has been written."""
-    import numpy as np
-
-    from detcam.files import write_picture
-    from detcam.render import draw_boxes
-
-    write_picture(file, draw_boxes(overlay, np.array([box], np.float32), ["asked about"], [WHITE]))

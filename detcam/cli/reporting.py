@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import click
 
 from detcam.cli.exits import EXIT_SOME_FAILED
-from detcam.cli.words import say
+from detcam.cli.words import print_paths, say
 
 
 @click.command(short_help="Show a run's maps in a browser.")
@@ -67,7 +66,7 @@ def write_pages(
             continue
         pages.append(row.page)
         if not as_json:
-            click.echo(os.fsencode(row.page))
+            print_paths([row.page])
     if failed:
         say(f"{failed} pictures have no page")
     return pages, failed

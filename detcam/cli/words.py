@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -14,6 +16,12 @@ Item = TypeVar("Item")
 def say(line: str) -> None:
     """Say a line on stderr; file and class names are strangers' words, and may not steer the terminal."""
     click.echo("".join(x if x.isprintable() else repr(x)[1:-1] for x in line), err=True)
+
+
+def print_paths(paths: Iterable[Path]) -> None:
+    """Print files on stdout, a line each, in the very bytes of their names."""
+    for path in paths:
+        click.echo(os.fsencode(path))
 
 
 def end(message: str, code: int) -> NoReturn:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from detcam.cam.capture import borrowed
+from detcam.evaluation.sanity import on_input
 from detcam.evaluation.scorer import PixelUnits, Rescorer, wanted_from
 from detcam.explainer import Explainer
 from detcam.explanation import Explanation
@@ -88,20 +88,15 @@ def minimal_evidence(explainer: Explainer, explanation: Explanation) -> list[Min
     with borrowed(detector.model), torch.no_grad():
         (raw,) = detector.forward(tensor[None])
     whole = units.to_brightness(tensor)
-    maps = F.interpolate(explanation.merged[None], size=geometry.input_size, mode="bilinear")[0]
     found = []
-    for box, ranks in enumerate(pixel_ranks(maps.to(whole.device))):
+    for box, ranks in enumerate(pixel_ranks(on_input(explanation).to(whole.device))):
         score = rescorer.of(wanted_from(explanation.detections, raw, box))
         unchanged = float(score(whole[None])[0])
-        starts = {"keeps": PRESET.insertion_from.of(whole), "kills": whole}
-        ends = {"keeps": whole, "kills": PRESET.deletion_to.of(whole)}
         search = _Search(score, ranks, HALF * unchanged)
-        parts = {
-            what: search.smallest(starts[what], ends[what], is_wanted_above=what == "keeps")
-            for what in ("keeps", "kills")
-        }
-        masks = {what: None if one is None else _part(explanation, ranks, one) for what, one in parts.items()}
-        found.append(MinimalEvidence(box, unchanged, masks["keeps"], masks["kills"], search.forwards + 1))
+        keeps = search.smallest(PRESET.insertion_from.of(whole), whole, is_wanted_above=True)
+        kills = search.smallest(whole, PRESET.deletion_to.of(whole), is_wanted_above=False)
+        keeps_part, kills_part = (_part(explanation, ranks, one) for one in (keeps, kills))
+        found.append(MinimalEvidence(box, unchanged, keeps_part, kills_part, search.forwards + 1))
     return found
 
 
@@ -144,7 +139,9 @@ class _Search:
         return count, value
 
 
-def _part(explanation: Explanation, ranks: Tensor, found: tuple[int, float]) -> Part:
+def _part(explanation: Explanation, ranks: Tensor, found: tuple[int, float] | None) -> Part | None:
+    if found is None:
+        return None
     count, score = found
     chosen = (ranks < count).float()
     mask = explanation.geometry.maps_to_image(chosen[None])[0] > 0.5

@@ -20,6 +20,7 @@ from detcam.adapters.base import Detector
 from detcam.errors import DetcamError
 from detcam.evaluation.ways import Way
 from detcam.explainer import Explainer
+from detcam.explanation import Explanation
 from detcam.images import Picture
 from detcam.structures import Detections, LayerSet
 
@@ -87,10 +88,14 @@ def maps_of(explainer: Explainer, picture: Picture, boxes: Detections) -> Tensor
         if len(boxes) > 1:
             return torch.cat([maps_of(explainer, picture, boxes[[row]]) for row in range(len(boxes))])
         return nothing
-    size = geometry.input_size
-    return functional.interpolate(explanation.merged[None], size=size, mode="bilinear", align_corners=False)[
-        0
-    ].cpu()
+    return on_input(explanation)
+
+
+def on_input(explanation: Explanation) -> Tensor:
+    """The boxes' merged maps (M, H, W) on the network's input, on the CPU."""
+    size = explanation.geometry.input_size
+    maps = explanation.merged[None]
+    return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0].cpu()
 
 
 def shuffled(detector: Detector, parts: Sequence[LayerSet], seed: int) -> Detector:

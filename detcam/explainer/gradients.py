@@ -87,6 +87,8 @@ def explain_by_gradients(
             ]
             if shares:
                 (_draw_by_cell if plan.method.is_by_cell else _draw)(plan.method, one, shares)
+            for share in shares:
+                share.subject.reach[one.layer][share.box] = _peak(one, share)
 
 
 def _rounds(queues: Sequence[Queue]) -> Iterator[list[Group]]:
@@ -130,7 +132,6 @@ def _draw(method: Method, one: _Pass, shares: Sequence[_Share]) -> None:
     found = method.compute(**{need: available[need] for need in method.needs})
     for box_map, share in zip(found, shares, strict=True):
         share.subject.maps[one.layer][share.box] = box_map
-        share.subject.reach[one.layer][share.box] = _peak(one, share)
 
 
 def _draw_by_cell(method: Method, one: _Pass, shares: Sequence[_Share]) -> None:
@@ -143,7 +144,6 @@ def _draw_by_cell(method: Method, one: _Pass, shares: Sequence[_Share]) -> None:
     )
     for share in shares:
         share.subject.maps[one.layer][share.box][share.window] = whole[share.picture][share.window]
-        share.subject.reach[one.layer][share.box] = _peak(one, share)
 
 
 def _peak(one: _Pass, share: _Share) -> Tensor:

@@ -124,13 +124,10 @@ def why_missed(explainer: Explainer, picture: Picture, box: Sequence[float]) -> 
         target=lambda candidate, class_id: _Negative(explainer.target(candidate, class_id)),
         question=replace(explainer.question, target=f"minus {explainer.question.target}"),
     )
-    return Missed(
-        region,
-        candidates,
-        every,
-        explainer.explain_boxes(picture, asked),
-        against.explain_boxes(picture, asked),
+    speaks_for, speaks_against = (
+        replace(one.explain_boxes(picture, asked), region=region) for one in (explainer, against)
     )
+    return Missed(region, candidates, every, speaks_for, speaks_against)
 
 
 def candidates_over(

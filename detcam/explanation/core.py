@@ -110,6 +110,7 @@ class Explanation:
         target_values: value of each box's target, M numbers.
         features: level name -> activations (C, h, w), if they were asked for.
         sampling: the random masks behind the maps, of a method that draws such.
+        region: xyxy in picture pixels of what was asked about, if that was a place; drawn with the boxes.
     """
 
     picture: Picture
@@ -125,6 +126,7 @@ class Explanation:
     target_values: tuple[float, ...]
     features: Mapping[str, Tensor] | None = None
     sampling: Sampling | None = None
+    region: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         for layer in self.layers:

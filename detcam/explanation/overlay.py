@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCALES = ("energy", "box", "image", "level", "fixed")
 MERGED = "merged"
+_REGION = (255, 255, 255)
 _TOPS = {"energy": "top tenth"}  # what the end of the colour bar says where boxes differ
 
 
@@ -152,13 +153,16 @@ def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]
             values = np.maximum(values, scale_map(heatmap, 0.0, top))
     detections = explanation.detections
     corners = None if detections.corners is None else detections.corners.cpu().numpy()
-    return draw_boxes(
+    drawn = draw_boxes(
         blend(pixels, values, style.colormap, opacity=style.opacity),
         detections.boxes.cpu().numpy(),
         [_caption(explanation, box) for box in range(len(explanation))],
         [class_colour(label) for label in detections.labels.tolist()],
         corners,
     )
+    if explanation.region is None:
+        return drawn
+    return draw_boxes(drawn, np.array([explanation.region]), ["asked about"], [_REGION])
 
 
 def _caption(explanation: Explanation, box: int) -> str:

@@ -96,13 +96,24 @@ def test_parts_do_to_the_network_what_they_say():
         assert one.keeps.mask.shape == explanation.picture.pixels.shape[:2]
 
 
-def test_the_command_says_draws_and_stores_it(tmp_path, monkeypatch):
+@pytest.fixture
+def explain(tmp_path, monkeypatch):
+    """Run `detcam explain --minimal` on a picture in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(pictures(3)[2]).save("street.png")
-    said = CliRunner().invoke(
-        cli, ["explain", str(checkpoint()), "street.png", "--max-boxes", "2", "--minimal"], obj=[]
-    )
-    assert said.exit_code == 0, said.output
+
+    def run(*more: str):
+        said = CliRunner().invoke(
+            cli, ["explain", str(checkpoint()), "street.png", "--minimal", *more], obj=[]
+        )
+        assert said.exit_code == 0, said.output
+        return said
+
+    return run
+
+
+def test_the_command_says_draws_and_stores_it(explain):
+    said = explain("--max-boxes", "2")
     folder = Path("runs/explain/run")
     document = json.loads((folder / "street_minimal.json").read_text())
     schema = json.loads(resources.files("detcam").joinpath("schemas/minimal-1.json").read_text())
@@ -112,11 +123,6 @@ def test_the_command_says_draws_and_stores_it(tmp_path, monkeypatch):
     assert "of the picture" in said.output or "puts first" in said.output
 
 
-def test_nothing_detected_has_no_minimal_evidence(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(pictures(3)[2]).save("street.png")
-    said = CliRunner().invoke(
-        cli, ["explain", str(checkpoint()), "street.png", "--conf", "0.999", "--minimal"], obj=[]
-    )
-    assert said.exit_code == 0, said.output
+def test_nothing_detected_has_no_minimal_evidence(explain):
+    explain("--conf", "0.999")
     assert not list(Path("runs/explain/run").glob("*minimal*"))
