@@ -122,6 +122,7 @@ def write_manifest(
             "device": str(device_of(detector.model)),
             "seed": options.seed if explainer.method.is_sampled else None,
             "layers": list(explainer.modules),
+            "labels": explainer.labels,
             "options": asdict(options),
             "scale": asdict(save_options.style.scale),
             "save": list(save_options.extras),

@@ -189,6 +189,7 @@ def test_the_run_says_what_was_asked_of_which_model(here, detcam_):
         "batch_size": None,
         "masks": 5000,
         "seed": 0,
+        "near_misses": 0,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from detcam.cam.capture import borrowed
 from detcam.cli import cli
 from detcam.errors import InputError
 from detcam.explainer import Explainer, ExplainOptions, why_missed
-from detcam.explainer.missed import candidates_over
+from detcam.explainer.candidates import RawCandidates
+from detcam.geometry import Letterbox
 from detcam.images import as_picture
 from detcam.structures import Detections, Level, RawPrediction
 
@@ -27,10 +29,20 @@ LEVELS = (Level("P4", 16, (2, 3)),)
 REGION = (0.0, 0.0, 10.0, 10.0)
 
 
-def asked(
-    scores: list[list[float]], boxes: list[list[float]], kept: list[tuple[int, int]], **more: Any
-) -> Any:
-    """Candidates over the region; `kept` are (row, class) of detections."""
+@dataclass
+class Keeps:
+    """A detector that keeps what it is told to."""
+
+    kept: Detections
+
+    def detect(self, raw: RawPrediction, geometry: Letterbox, options: DetectOptions) -> Detections:
+        return self.kept
+
+
+def candidates(
+    scores: list[list[float]], boxes: list[list[float]], kept: list[tuple[int, int]]
+) -> RawCandidates:
+    """Raw candidates beside detections, which are (row, class)."""
     padded = torch.tensor(scores + [[0.001, 0.001]] * (6 - len(scores)))
     places = torch.tensor(boxes + [[90.0, 90, 99, 99]] * (6 - len(boxes)))
     raw = RawPrediction(torch.logit(padded), LEVELS, boxes=lambda rows: places[rows])
@@ -41,7 +53,14 @@ def asked(
         torch.tensor(labels).long(),
         torch.tensor(rows).long(),
     )
-    return candidates_over(REGION, places, raw, found, conf=0.25, classes=more.get("classes"))
+    untouched = Letterbox((1000, 1000), (1000, 1000), (0, 0), (1000, 1000))
+    return RawCandidates(Keeps(found), raw, untouched, DetectOptions(conf=0.25))  # type: ignore[arg-type]
+
+
+def asked(
+    scores: list[list[float]], boxes: list[list[float]], kept: list[tuple[int, int]], **more: Any
+) -> Any:
+    return candidates(scores, boxes, kept).over(REGION, more.get("classes"), 10)
 
 
 def test_candidates_come_by_score_times_overlap_and_far_ones_do_not_count():

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from detcam.cli.exits import EXIT_SOME_FAILED
+from detcam.cli.judged import pictures_and_labels, sort_out
 from detcam.cli.minimal import write_minimal
 from detcam.cli.missing import answer_missed, parse_box
 from detcam.cli.options import (
@@ -63,6 +64,26 @@ if TYPE_CHECKING:
     metavar="X1,Y1,X2,Y2",
     help="Why was it missed? What the network thought over this region of the one picture, what became of "
     "it, and what spoke for and against the best.",
+)
+@click.option(
+    "--labels",
+    metavar="DATA",
+    help="Labels of IMAGES (data.yaml, YOLO folder, COCO JSON): sort detections into right and wrong, and "
+    "explain what was missed.",
+)
+@click.option(
+    "--errors",
+    is_flag=True,
+    help="IMAGES is a labelled data set: sort all of it, and say what to look at first.",
+)
+@click.option("--split", help="Of a data.yaml; default: val, or train.")
+@click.option("--limit", type=COUNT, help="Pictures at most, from the first.")
+@click.option(
+    "--near-misses",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Without labels: also explain the strongest candidates below the threshold, so many per picture.",
 )
 @click.option(
     "--contrast",
@@ -130,6 +151,7 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     Examples:
       detcam explain yolo.pt street.jpg --class 0
       detcam explain yolo.pt photos/ --class person --class bus --save levels
+      detcam explain yolo.pt data.yaml --errors --report
 
     Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
     paths. --report adds what `detcam report` writes. Finding nothing is success.
@@ -141,7 +163,8 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     if options["box"] is not None and len(paths) != 1:
         raise click.UsageError(f"--box asks about one picture, got {len(paths)}")
     folder = run_folder(options)
-    write_manifest(folder, explainer, save_options, ["detcam", *(click.get_current_context().obj or ())])
+    command = ["detcam", *(click.get_current_context().obj or ())]
+    write_manifest(folder, explainer, save_options, command)
     if options["box"] is not None:
         answer_missed(explainer, paths[0], folder, options)
         return
@@ -155,7 +178,9 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
             files += write_minimal(explainer, row, folder.path)
         if not options["as_json"]:
             print_paths(files)
-    document = {"run": str(folder.path), "images": rows}
+    document: dict[str, Any] = {"run": str(folder.path), "images": rows}
+    if explainer.judge is not None:
+        document["errors"] = sort_out(folder.path, as_json=options["as_json"])
     pages_failed = 0
     if options["with_report"]:
         pages, pages_failed = write_pages(folder.path, as_json=options["as_json"])
@@ -174,12 +199,12 @@ def _prepare_explain(
 ) -> tuple[Explainer, list[Path], Any]:
     """Check everything that can be wrong before a folder is made; cheap checks before the model."""
     from detcam.explanation import SaveOptions, Scale, Style
-    from detcam.images import find_pictures, read_picture
+    from detcam.images import read_picture
 
     classes, target = _classes_and_target(options)
     style = Style(Scale.parse(options["scale"]), options["colormap"])
     save_options = SaveOptions(style, options["extras"], options["half"])
-    paths = find_pictures(images)
+    paths, labelled = pictures_and_labels(images, options)
     if len(paths) == 1:
         read_picture(paths[0])  # a single picture that cannot be read leaves no folder behind
     detector = load_model(model, options)
@@ -201,8 +226,9 @@ def _prepare_explain(
         batch_size=options["batch_size"],
         masks=options["masks"],
         seed=options["seed"],
+        near_misses=options["near_misses"],
     )
-    explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"))
+    explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"), labelled)
     explainer.rehearse()
     return explainer, paths, save_options
 
@@ -229,9 +255,11 @@ def _report(row: Row, explainer: Explainer) -> None:
     say(f"{row.source}: {len(explanation)} boxes, {_how(explanation)}")
     for box in range(len(explanation)):
         x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
+        verdict = explanation.verdict_of.get(box)
         say(
             f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
             f" predicted at {explanation.deciding[box]}; evidence: {_found_of(explanation, box)}"
+            + (f"; {verdict.kind}: {verdict.words}" if verdict is not None and verdict.words else "")
         )
     if not len(explanation):
         say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")

@@ -11,7 +11,7 @@ import click
 from detcam.cli.words import print_paths, say
 
 if TYPE_CHECKING:
-    from detcam.explainer import Candidate, Explainer, Missed
+    from detcam.explainer import Explainer, Missed
     from detcam.outputs import RunFolder
 
 
@@ -44,7 +44,7 @@ def answer_missed(explainer: Explainer, path: Path, folder: RunFolder, options: 
     names = explainer.detector.class_names
     say(f"{path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
     for one in missed.candidates:
-        say(f"  {_words(one, names)}")
+        say(f"  {one.in_words(names)}")
     (stem,) = unique_stems([path])
     document = {
         "schema": "detcam.missed/1",
@@ -75,14 +75,3 @@ def _count(missed: Missed) -> str:
     if not missed.candidates:
         return "no candidate, however weak, lies"
     return f"{len(missed.candidates)} candidates, the best first,"
-
-
-def _words(one: Candidate, names: dict[int, str]) -> str:
-    fate: str = one.fate
-    if one.fate == "suppressed":
-        fate = f"suppressed by detection {one.by}, IoU {one.by_iou:.2f}"
-    elif one.fate == "kept":
-        fate = f"kept, detection {one.by}"
-    elif one.winner != one.class_id:
-        fate = f"{one.fate}; {names[one.winner]} {one.winner_score:.2g} wins there"
-    return f"{names[one.class_id]} {one.score:.2g} at {one.level}, IoU {one.iou:.2f} with the region: {fate}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, overload
 
@@ -15,6 +15,8 @@ from detcam.adapters.rehearsal import InputSize, rehearse
 from detcam.cam.capture import GradientPath, capture
 from detcam.cam.methods import Method, get_method
 from detcam.cam.rescoring import Progress
+from detcam.errors import InputError
+from detcam.explainer.judging import Judge, LabelJudge, NearMissJudge
 from detcam.explainer.masking import explain_by_masking
 from detcam.explainer.options import ExplainOptions, check_count, check_fits, settled
 from detcam.explainer.passes import check_rescorable, explain_batch, layouts_of
@@ -22,6 +24,7 @@ from detcam.explainer.plan import EVIDENCE, Plan, PreparedPicture
 from detcam.explainer.sampling import SIMILARITY
 from detcam.explanation import Explanation, Merge, Question
 from detcam.images import Picture, as_picture
+from detcam.labels import LabelledSet
 from detcam.structures import Detections
 from detcam.targets import UNITS, class_id, target_for
 
@@ -54,6 +57,8 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
     batch_size: int | None = None,
     masks: int = 5000,
     seed: int = 0,
+    near_misses: int = 0,
+    labels: LabelledSet | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Explain why a detector fired on a picture, box by box and level by level.
@@ -85,6 +90,11 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
             None for 8 on the CPU, which is slower with more, and 32 elsewhere.
         masks: how many random masks "d-rise" looks through; it knows no layers, path and other targets.
         seed: of these masks.
+        near_misses: also explain so many of the strongest candidates below the threshold, at places where
+            nothing was found.
+        labels: what is there (`detcam.labels.read_labelled`): detections are sorted into right and wrong,
+            objects that were missed are explained by their best candidate, and errors come first when
+            `max_boxes` has to choose; see `Explanation.verdicts`.
         progress: wraps the iterable of these passes, as `tqdm` does.
 
     Returns:
@@ -113,8 +123,9 @@ def explain(  # type: ignore[misc]  # the overloads tell one picture from severa
         batch_size=batch_size,
         masks=masks,
         seed=seed,
+        near_misses=near_misses,
     )
-    explainer = Explainer.of(detector, options, progress)
+    explainer = Explainer.of(detector, options, progress, labels)
     several = isinstance(image, list | tuple)
     pictures = (as_picture(one) for one in (image if several else [image]))
     explanations = list(explainer.explain(pictures, batch))
@@ -125,13 +136,20 @@ class Explainer(Plan):
     """A detector and what is asked of it, looked up and checked once for any number of pictures."""
 
     @classmethod
-    def of(cls, detector: Detector, options: ExplainOptions, progress: Progress | None = None) -> Explainer:
+    def of(
+        cls,
+        detector: Detector,
+        options: ExplainOptions,
+        progress: Progress | None = None,
+        labels: LabelledSet | None = None,
+    ) -> Explainer:
         """Look the options up in the registries.
 
         Args:
             detector: what is asked.
             options: what it is asked.
             progress: wraps the iterable of forward passes, for methods that need many, as `tqdm` does.
+            labels: of the pictures that will be explained; see `explain`.
 
         Raises:
             InputError: something asked for does not exist or cannot be used.
@@ -162,7 +180,13 @@ class Explainer(Plan):
                 options.merge or _merge(detector, method, options.path, modules),
             ),
             progress=progress,
+            judge=_judge(options, labels, names),
         )
+
+    @property
+    def labels(self) -> str | None:
+        """The data set by which detections are sorted, if they are."""
+        return str(self.judge.labelled.source) if isinstance(self.judge, LabelJudge) else None
 
     def explain(self, pictures: Iterable[Picture], batch: int = 1) -> Iterator[Explanation]:
         """Explanations in the order of `pictures`; neighbours of one input size share forward passes.
@@ -225,6 +249,14 @@ class Explainer(Plan):
             scores = [self.target(candidate, min(self.detector.class_names))(raw) for candidate in candidates]
             if self.method.uses_gradients and scores:  # a head of regions may see none in a black picture
                 caught.gradients(torch.stack(scores).sum())
+
+
+def _judge(options: ExplainOptions, labels: LabelledSet | None, names: Mapping[int, str]) -> Judge | None:
+    if labels is not None and options.near_misses:
+        raise InputError("near_misses are for pictures without labels: leave one of the two out")
+    if labels is not None:
+        return LabelJudge.of(labels, names)
+    return NearMissJudge(options.near_misses) if options.near_misses else None
 
 
 def _merge(detector: Detector, method: Method, path: GradientPath | None, names: Iterable[str]) -> Merge:

@@ -34,7 +34,7 @@ def explain_by_masking(plan: Plan, one: PreparedPicture) -> Explanation:
     masks = RandomMasks(options.masks, seed=options.seed)
     with borrowed(detector.model), torch.no_grad():
         (raw,) = detector.forward(one.tensor[None])
-        found, chosen = asked_of(plan, one, raw)
+        found, chosen, verdicts = asked_of(plan, one, raw)
         wanted = _wanted(raw, chosen.candidates, chosen.labels)
 
         def score(numbers: range) -> Tensor:
@@ -50,7 +50,7 @@ def explain_by_masking(plan: Plan, one: PreparedPicture) -> Explanation:
         picture=one.picture,
         geometry=geometry,
         detections=chosen,
-        found=len(found),
+        found=found,
         class_names=detector.class_names,
         question=plan.question,
         layers=(layer,),
@@ -59,6 +59,7 @@ def explain_by_masking(plan: Plan, one: PreparedPicture) -> Explanation:
         deciding=tuple(raw.locate(c).level.name for c in chosen.candidates.tolist()),
         target_values=tuple(values),
         sampling=sampling,
+        verdicts=verdicts,
     )
 
 

@@ -33,6 +33,7 @@ class ExplainOptions:
     batch_size: int | None = None
     masks: int = RandomMasks.count
     seed: int = RandomMasks.seed
+    near_misses: int = 0
 
     def __post_init__(self) -> None:
         if self.path not in (None, *get_args(GradientPath)):
@@ -43,6 +44,8 @@ class ExplainOptions:
             check_count(name, getattr(self, name))
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
+        if not isinstance(self.near_misses, int) or self.near_misses < 0:
+            raise InputError(f"near_misses must be a whole number of at least 0, got {self.near_misses!r}")
         RandomMasks(self.masks, seed=self.seed)
         sides = self.imgsz if isinstance(self.imgsz, tuple) else (self.imgsz or 0, self.imgsz or 0)
         if self.imgsz is not None and (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from detcam.cam.replay import replayed
 from detcam.cam.rescoring import ablated_scores, masked_scores
 from detcam.cam.tokens import InputFrame, Unfold
 from detcam.errors import InputError, NoGradientError
+from detcam.explainer.candidates import RawCandidates
 from detcam.explainer.gradients import explain_by_gradients
+from detcam.explainer.judging import explained_of
 from detcam.explainer.layers import explained_layers
 from detcam.explainer.plan import Plan, PreparedPicture, Subject
-from detcam.explanation import ExplainedLayer, Explanation
+from detcam.explanation import ExplainedLayer, Explanation, Verdict
 from detcam.structures import Detections, RawPrediction
 from detcam.targets import Target
 
@@ -83,7 +86,7 @@ def check_rescorable(plan: Plan, raw: RawPrediction) -> None:
 
 
 def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> Subject:
-    found, chosen = asked_of(plan, one, raw)
+    found, chosen, verdicts = asked_of(plan, one, raw)
     targets = tuple(
         plan.target(candidate, label)
         for candidate, label in zip(chosen.candidates.tolist(), chosen.labels.tolist(), strict=True)
@@ -91,7 +94,8 @@ def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> Subject:
     return Subject(
         input=one,
         raw=raw,
-        found=len(found),
+        found=found,
+        verdicts=verdicts,
         chosen=chosen,
         targets=targets,
         values=_values(targets, raw).detach(),
@@ -103,26 +107,43 @@ def _subject(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> Subject:
     )
 
 
-def asked_of(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> tuple[Detections, Detections]:
-    """What there is in a picture, and which of it is explained.
+class Asked(NamedTuple):
+    """How many boxes there are in a picture, which are explained, and what they are."""
+
+    found: int
+    chosen: Detections
+    verdicts: tuple[Verdict, ...] = ()
+
+
+def asked_of(plan: Plan, one: PreparedPicture, raw: RawPrediction) -> Asked:
+    """What is asked about in a picture.
 
     Raises:
-        InputError: a candidate or class that is asked for does not exist in this prediction.
+        InputError: a candidate or class that is asked for does not exist in this prediction, or nothing is
+            known of a picture that is to be judged.
     """
-    if one.asked is None:
+    if one.asked is not None:
+        _check_exist(one.asked, raw)
+        return Asked(len(one.asked), one.asked)
+    most = plan.options.max_boxes
+    if plan.judge is None:
         found = plan.detector.detect(raw, one.geometry, plan.detect)
-        return found, found[: plan.options.max_boxes]
+        return Asked(len(found), found[:most])
+    candidates = RawCandidates(plan.detector, raw, one.geometry, plan.detect)
+    with torch.no_grad():
+        verdicts = plan.judge(one.picture, candidates)
+    can_be = [one for one in verdicts if one.candidate is not None]
+    return Asked(len(can_be), *explained_of(verdicts, candidates.found, most))
+
+
+def _check_exist(asked: Detections, raw: RawPrediction) -> None:
     rows, classes = raw.class_logits.shape
-    for what, indices, count in (
-        ("candidate", one.asked.candidates, rows),
-        ("class", one.asked.labels, classes),
-    ):
+    for what, indices, count in (("candidate", asked.candidates, rows), ("class", asked.labels, classes)):
         for index in indices.tolist():
             if not 0 <= index < count:
                 raise InputError(
                     f"no {what} {index} of {count}: the boxes must have been found in this very input"
                 )
-    return one.asked, one.asked
 
 
 def _values(targets: Sequence[Target], raw: RawPrediction) -> Tensor:
@@ -201,6 +222,7 @@ def _explanation(
         deciding=tuple(subject.raw.locate(c).level.name for c in subject.chosen.candidates.tolist()),
         target_values=tuple(subject.values.tolist()),
         features=features if plan.options.keep_features else None,
+        verdicts=subject.verdicts,
     )
 
 

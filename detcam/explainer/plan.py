@@ -12,9 +12,10 @@ from detcam.adapters.base import DetectOptions, Detector
 from detcam.cam.capture import GradientPath
 from detcam.cam.methods import Method
 from detcam.cam.rescoring import Progress
+from detcam.explainer.judging import Judge
 from detcam.explainer.options import ExplainOptions
 from detcam.explainer.sharing import Reach
-from detcam.explanation import Question
+from detcam.explanation import Question, Verdict
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.structures import Detections, RawPrediction
@@ -48,6 +49,7 @@ class Plan:
     question: Question
     progress: Progress | None = None
     reach: Reach = field(default_factory=Reach)
+    judge: Judge | None = None
 
     @property
     def path(self) -> GradientPath:
@@ -81,6 +83,7 @@ class Subject:
         input: the picture.
         raw: its prediction, in the live graph.
         found: how many boxes there are, explained or not.
+        verdicts: what they are, if that is asked.
         chosen: those that are explained.
         targets: what is explained of each.
         values: (M,) of the targets.
@@ -93,6 +96,7 @@ class Subject:
     input: PreparedPicture
     raw: RawPrediction
     found: int
+    verdicts: tuple[Verdict, ...]
     chosen: Detections
     targets: tuple[Target, ...]
     values: Tensor

@@ -4,20 +4,26 @@ from detcam.explanation.core import ExplainedLayer, Explanation, Merge, Question
 from detcam.explanation.overlay import MERGED, SCALES, Scale, Style
 from detcam.explanation.saving import EXTRAS, SaveOptions, save
 from detcam.explanation.sidecar import SCHEMA, sidecar
+from detcam.explanation.verdicts import KINDS, NOT_FOUND, RIGHT, Kind, Verdict
 
 __all__ = [
     "EXTRAS",
+    "KINDS",
     "MERGED",
+    "NOT_FOUND",
+    "RIGHT",
     "SCALES",
     "SCHEMA",
     "ExplainedLayer",
     "Explanation",
+    "Kind",
     "Merge",
     "Question",
     "Sampling",
     "SaveOptions",
     "Scale",
     "Style",
+    "Verdict",
     "save",
     "sidecar",
 ]

@@ -21,6 +21,7 @@ from torch import Tensor
 from detcam.errors import ShapeError, UnknownNameError
 from detcam.explanation.overlay import MERGED, Scale, Style, draw
 from detcam.explanation.saving import SaveOptions, save
+from detcam.explanation.verdicts import Verdict, of_rows
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.metrics import energy_in_box
@@ -111,6 +112,8 @@ class Explanation:
         features: level name -> activations (C, h, w), if they were asked for.
         sampling: the random masks behind the maps, of a method that draws such.
         region: xyxy in picture pixels of what was asked about, if that was a place; drawn with the boxes.
+        verdicts: what the boxes are, right, wrong or not found, if that was asked; also of some that are
+            not explained.
     """
 
     picture: Picture
@@ -127,6 +130,7 @@ class Explanation:
     features: Mapping[str, Tensor] | None = None
     sampling: Sampling | None = None
     region: tuple[float, float, float, float] | None = None
+    verdicts: tuple[Verdict, ...] = ()
 
     def __post_init__(self) -> None:
         for layer in self.layers:
@@ -153,6 +157,11 @@ class Explanation:
         """Class name and score of one box, such as "bus 0.90"."""
         name = self.class_names[int(self.detections.labels[box])]
         return f"{name} {float(self.detections.scores[box]):.2f}"
+
+    @cached_property
+    def verdict_of(self) -> Mapping[int, Verdict]:
+        """Box -> what it is, if that was asked."""
+        return {one.row: one for one in self.verdicts if one.row is not None}
 
     @cached_property
     def merged(self) -> Tensor:
@@ -222,9 +231,11 @@ class Explanation:
         """What a reader of the maps should know, a sentence each."""
         sentences = list(self.picture.warnings)
         if self.found > len(self):
-            sentences.append(
-                f"{self.found} detections, the best {len(self)} explained: raise max_boxes for more"
-            )
+            which = "detections and misses, the first" if self.verdicts else "detections, the best"
+            sentences.append(f"{self.found} {which} {len(self)} explained: raise max_boxes for more")
+        for one in self.verdicts:
+            if one.candidate is None:
+                sentences.append(f"missed: {one.truth_class}: {one.words}")
         for box in range(len(self)):
             idle = [level for level, involved in self.involved.items() if not involved[box]]
             if idle:
@@ -304,4 +315,5 @@ class Explanation:
             deciding=tuple(self.deciding[row] for row in rows),
             target_values=tuple(self.target_values[row] for row in rows),
             sampling=self.sampling and self.sampling.of_boxes(rows),
+            verdicts=of_rows(self.verdicts, rows),
         )

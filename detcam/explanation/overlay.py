@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from detcam.errors import InputError, UnknownNameError
+from detcam.explanation.verdicts import NOT_FOUND, RIGHT, Box
 from detcam.render import (
     COLORMAPS,
     blend,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 SCALES = ("energy", "box", "image", "level", "fixed")
 MERGED = "merged"
-_REGION = (255, 255, 255)
+_PLACE = (255, 255, 255)
 _TOPS = {"energy": "top tenth"}  # what the end of the colour bar says where boxes differ
 
 
@@ -151,23 +152,44 @@ def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]
         if top > 0:
             heatmap = explanation.geometry.maps_to_image(maps[box : box + 1])[0].cpu().numpy()
             values = np.maximum(values, scale_map(heatmap, 0.0, top))
-    detections = explanation.detections
-    corners = None if detections.corners is None else detections.corners.cpu().numpy()
-    drawn = draw_boxes(
+    detections, places = explanation.detections, _places(explanation)
+    count, more = len(explanation), len(places)
+    others = np.array([place for place, _ in places]).reshape(-1, 4)
+    corners = None
+    if detections.corners is not None:
+        upright = others[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        corners = np.concatenate([detections.corners.cpu().numpy(), upright])
+    return draw_boxes(
         blend(pixels, values, style.colormap, opacity=style.opacity),
-        detections.boxes.cpu().numpy(),
-        [_caption(explanation, box) for box in range(len(explanation))],
-        [class_colour(label) for label in detections.labels.tolist()],
+        np.concatenate([detections.boxes.cpu().numpy(), others]),
+        [*(_caption(explanation, box) for box in range(count)), *(text for _, text in places)],
+        [*map(class_colour, detections.labels.tolist()), *[_PLACE] * more],
         corners,
+        [*(_is_dashed(explanation, box) for box in range(count)), *[True] * more],
     )
-    if explanation.region is None:
-        return drawn
-    return draw_boxes(drawn, np.array([explanation.region]), ["asked about"], [_REGION])
+
+
+def _is_dashed(explanation: Explanation, box: int) -> bool:
+    verdict = explanation.verdict_of.get(box)
+    return verdict is not None and verdict.kind in NOT_FOUND
+
+
+def _places(explanation: Explanation) -> list[tuple[Box, str]]:
+    """Boxes that the detector did not give, and their labels: the region asked about, objects of errors."""
+    region = [] if explanation.region is None else [(explanation.region, "asked about")]
+    objects = [
+        (one.truth, f"missed: {one.truth_class}" if one.row is None else "")
+        for one in explanation.verdicts
+        if one.truth is not None and (one.kind == "missed" or (one.row is not None and one.kind not in RIGHT))
+    ]
+    return [*region, *objects]
 
 
 def _caption(explanation: Explanation, box: int) -> str:
-    """Class, score and the level that predicted the box, where that is known."""
-    return " ".join(filter(None, (explanation.label(box), explanation.deciding[box])))
+    """Class, score and the level that predicted the box, where that is known; what is wrong in front."""
+    verdict = explanation.verdict_of.get(box)
+    wrong = f"{verdict.kind}:" if verdict is not None and verdict.kind not in RIGHT else None
+    return " ".join(filter(None, (wrong, explanation.label(box), explanation.deciding[box])))
 
 
 def _titled(layer: ExplainedLayer) -> str:

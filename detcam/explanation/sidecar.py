@@ -60,6 +60,7 @@ def sidecar(explanation: Explanation, scale: Scale, files: dict[str, str | list[
         "detections_found": explanation.found,
         "best_score": explanation.detections.best_score,
         "boxes": [_box(explanation, box) for box in range(len(explanation))],
+        "verdicts": [one.record() for one in explanation.verdicts],
         "classes": {str(label): f"class_{label}" for label in classes(explanation)},
         "files": files,
         "warnings": explanation.warnings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,7 @@ def draw_boxes(
     labels: Sequence[str],
     colours: Sequence[Colour],
     corners: npt.NDArray[Any] | None = None,
+    dashed: Sequence[bool] | None = None,
 ) -> UInt8Array:
     """Draw detections on a copy of the picture.
 
@@ -77,6 +79,7 @@ def draw_boxes(
             are further ones once plates cover a third of the picture, since they would hide what they name.
         colours: M RGB triples.
         corners: (M, 4, 2) corner points (x, y) of rotated boxes, drawn instead of the upright ones.
+        dashed: M flags, which boxes are dashed: those that are no detections; by default none.
 
     Raises:
         ShapeError: the parts are not of one length, or of a wrong shape.
@@ -84,16 +87,18 @@ def draw_boxes(
     """
     check_image(image)
     outlines = _outlines(boxes, corners, image.shape[:2])
-    if not len(outlines) == len(labels) == len(colours):
+    dashed = [False] * len(outlines) if dashed is None else dashed
+    if not len(outlines) == len(labels) == len(colours) == len(dashed):
         raise ShapeError(
-            f"a label and a colour for each box: got {len(outlines)} boxes, {len(labels)} labels and "
-            f"{len(colours)} colours"
+            f"a label, a colour and a flag for each box: got {len(outlines)} boxes, {len(labels)} labels, "
+            f"{len(colours)} colours and {len(dashed)} flags"
         )
     drawn = Image.fromarray(image)
     draw = ImageDraw.Draw(drawn)
     line_width = max(1, round(0.0015 * sum(image.shape[:2])))
-    for outline, colour in zip(outlines, colours, strict=True):
-        _draw_outline(draw, outline, colour, line_width)
+    for outline, colour, is_dashed in zip(outlines, colours, dashed, strict=True):
+        for line in _dashes(outline, 8 * line_width) if is_dashed else [_closed(outline)]:
+            _draw_line(draw, line, colour, line_width)
     plates: list[Plate] = []
     for outline, label, colour in zip(outlines, labels, colours, strict=True):
         _draw_label(draw, outline, label, colour, plates)
@@ -147,12 +152,26 @@ def _outlines(
     return [[(float(x), float(y)) for x, y in points] for points in corners]
 
 
-def _draw_outline(draw: ImageDraw.ImageDraw, outline: Outline, colour: Colour, line_width: int) -> None:
-    closed = [*outline, *outline[:2]]  # twice around the first corner, so that it is mitred too
+def _closed(outline: Outline) -> Outline:
+    """Twice around the first corner, so that it is mitred too."""
+    return [*outline, *outline[:2]]
+
+
+def _dashes(outline: Outline, length: int) -> list[Outline]:
+    """Strokes of about `length` pixels along the sides, gaps as long; a side begins and ends with one."""
+    strokes = []
+    for (x1, y1), (x2, y2) in itertools.pairwise([*outline, outline[0]]):
+        parts = 2 * round(math.hypot(x2 - x1, y2 - y1) / (2 * length)) + 1
+        steps = [(x1 + (x2 - x1) * i / parts, y1 + (y2 - y1) * i / parts) for i in range(parts + 1)]
+        strokes += [steps[i : i + 2] for i in range(0, parts, 2)]
+    return strokes
+
+
+def _draw_line(draw: ImageDraw.ImageDraw, line: Outline, colour: Colour, line_width: int) -> None:
     if line_width > 1:
         # A dark rim keeps a bright line visible on a bright sky; on tiny pictures it would cost too much.
-        draw.line(closed, fill=BLACK, width=line_width + 2, joint="curve")
-    draw.line(closed, fill=colour, width=line_width, joint="curve")
+        draw.line(line, fill=BLACK, width=line_width + 2, joint="curve")
+    draw.line(line, fill=colour, width=line_width, joint="curve")
 
 
 def _draw_label(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
+from detcam.explanation import KINDS
+from detcam.report.errors import ErrorSummary, RankedError
 from detcam.report.html import render
 from detcam.report.page import in_words
 from detcam.report.reading import StoredExplanation, StoredRow
 
 THUMBS = "thumbs"  # folder of the small pictures, beside the index
 PAGE_ROWS = 50
+LISTED_FIRST = 20
 
 
 def index_row(
@@ -33,23 +36,28 @@ def index_row(
     """
     error = row.error or error
     boxes = () if explanation is None else explanation.boxes
+    kinds = {} if explanation is None else {i: one.kind for i, one in explanation.verdict_of.items()}
     return {
         "source": row.source,
         "status": "error" if error else row.status,
         "words": error or ("" if explanation is None else in_words(explanation)),
-        "boxes": [[box.class_name, round(box.score, 4)] for box in boxes],
+        "boxes": [
+            [box.class_name, round(box.score, 4), kinds.get(number)] for number, box in enumerate(boxes)
+        ],
         "page": None if page is None else quote(page.name),
         "thumb": None if thumb is None else f"{THUMBS}/{quote(thumb.name)}",
     }
 
 
-def index_page(run: str, rows: Sequence[dict[str, Any]]) -> bytes:
+def index_page(run: str, rows: Sequence[dict[str, Any]], summary: ErrorSummary) -> bytes:
     """A list with filters, 50 pictures at a time, UTF-8; the pictures' own files lie beside it.
 
     Args:
         run: the run's name.
         rows: of `index_row`, in the order of the run.
+        summary: of its errors, if they were sorted.
     """
+    pages = {one["source"]: one["page"] for one in rows}
     return render(
         "index.html",
         ["base.css", "index.css"],
@@ -57,5 +65,21 @@ def index_page(run: str, rows: Sequence[dict[str, Any]]) -> bytes:
         images="'self'",
         title=run,
         links=[(one["page"], one["source"]) for one in rows if one["page"]],
-        data={"rows": list(rows), "page_rows": PAGE_ROWS},
+        counts=list(summary.counts.items()),
+        found=[(size, some, of) for size, (some, of) in summary.found.items()],
+        first=[_first(one, pages[one.row.source]) for one in summary.first[:LISTED_FIRST]],
+        data={"rows": list(rows), "page_rows": PAGE_ROWS, "kinds": KINDS},
     )
+
+
+def _first(error: RankedError, page: str | None) -> dict[str, str | None]:
+    """One of the errors to look at first: where it is shown, and what it is."""
+    verdict = error.verdict
+    is_missed = verdict.kind == "missed"
+    what = str(verdict.truth_class) if is_missed else f"{verdict.class_name} {verdict.score:.2f}"
+    return {
+        "page": page if page is None or verdict.row is None else f"{page}#box={verdict.row}",
+        "what": f"{verdict.kind}: {what}",
+        "where": PurePath(error.row.source).name,
+        "why": verdict.words,
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from detcam.explanation import MERGED, SCALES
+from detcam.explanation import KINDS, MERGED, NOT_FOUND, RIGHT, SCALES, Verdict
 from detcam.geometry import Letterbox
 from detcam.images import Picture, read_picture
 from detcam.metrics import energy_in_box
@@ -61,6 +61,9 @@ def picture_page(
         data={
             "picture": {"width": width, "height": height},
             "merged": MERGED,
+            "kinds": KINDS,
+            "right": RIGHT,
+            "not_found": NOT_FOUND,
             "explanations": described,
             "scales": SCALES,
             "colormap": _DEFAULT_COLORMAP,
@@ -74,8 +77,15 @@ def in_words(explanation: StoredExplanation) -> str:
     """What was found in a picture, for who cannot see it: "2 boxes: bus 0.91, person 0.80"."""
     if not explanation.boxes:
         return f"nothing found, best score {explanation.best_score:.2g}"
-    named = [f"{box.class_name} {box.score:.2f}" for box in explanation.boxes]
+    named = [
+        f"{_wrong(explanation.verdict_of.get(number))}{box.class_name} {box.score:.2f}"
+        for number, box in enumerate(explanation.boxes)
+    ]
     return f"{len(named)} {'box' if len(named) == 1 else 'boxes'}: {', '.join(named)}"
+
+
+def _wrong(verdict: Verdict | None) -> str:
+    return "" if verdict is None or verdict.kind in RIGHT else f"{verdict.kind}: "
 
 
 def _explanation(
@@ -88,7 +98,7 @@ def _explanation(
     for number, box in enumerate(explanation.boxes):
         keys = {level: f"{prefix}/b{number:03d}/{level}" for level in box.maps}
         maps |= {keys[level]: values for level, values in box.maps.items()}
-        boxes.append(_box(box, keys, energies[number]))
+        boxes.append(_box(box, keys, energies[number], explanation.verdict_of.get(number)))
     return {
         "method": explanation.method,
         "input": {"width": geometry.input_size[1], "height": geometry.input_size[0]},
@@ -105,7 +115,9 @@ def _explanation(
     }
 
 
-def _box(box: StoredBox, keys: Mapping[str, str], energies: Mapping[str, float | None]) -> dict[str, Any]:
+def _box(
+    box: StoredBox, keys: Mapping[str, str], energies: Mapping[str, float | None], verdict: Verdict | None
+) -> dict[str, Any]:
     return {
         "xyxy": box.xyxy,
         "corners": box.corners,
@@ -120,6 +132,10 @@ def _box(box: StoredBox, keys: Mapping[str, str], energies: Mapping[str, float |
         "shares": box.shares,
         "energy": energies,
         "maps": keys,
+        "kind": verdict and verdict.kind,
+        "reason": verdict and verdict.words,
+        "truth": verdict and verdict.truth,
+        "truth_class": verdict and verdict.truth_class,
     }
 
 

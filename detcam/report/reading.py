@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detcam.errors import InputError
-from detcam.explanation import MERGED, SCHEMA, ExplainedLayer, Scale
+from detcam.explanation import KINDS, MERGED, SCHEMA, ExplainedLayer, Scale, Verdict
 from detcam.geometry import Letterbox
 from detcam.outputs import RUN_SCHEMA
 
@@ -75,6 +75,7 @@ class StoredExplanation:
         warnings: sentences.
         overlay: the picture with its maps, if there is one.
         sheets: contact sheets of features, if they were made.
+        verdicts: what the boxes are, if that was asked.
     """
 
     image: Path | None
@@ -89,6 +90,12 @@ class StoredExplanation:
     warnings: tuple[str, ...]
     overlay: Path | None
     sheets: tuple[Path, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def verdict_of(self) -> Mapping[int, Verdict]:
+        """Number of a box -> what it is."""
+        return {one.row: one for one in self.verdicts if one.row is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +172,16 @@ def read_checksum(sidecar: Path) -> str | None:
         return _words(json.loads(sidecar.read_bytes())["image"]["sha256"])
 
 
+def read_verdicts(sidecar: Path) -> tuple[Verdict, ...]:
+    """What a description says the boxes are; its maps are not read.
+
+    Raises:
+        InputError: the description is missing or damaged.
+    """
+    with _damage(sidecar):
+        return tuple(map(_verdict, json.loads(sidecar.read_bytes()).get("verdicts", ())))
+
+
 def read_explanation(sidecar: Path) -> StoredExplanation:
     """Read a description and the maps it names.
 
@@ -196,6 +213,7 @@ def read_explanation(sidecar: Path) -> StoredExplanation:
             sheets=tuple(
                 _beside(sidecar, name) for name in files.get("features", ()) if name.endswith(".jpg")
             ),
+            verdicts=tuple(map(_verdict, document.get("verdicts", ()))),
         )
 
 
@@ -239,10 +257,9 @@ def _box(
         maps[level] = arrays[key]
         if maps[level].shape != grid or not np.isfinite(maps[level]).all():
             raise InputError(f"{key!r} must be finite and {grid}, got {maps[level].shape}")
-    x1, y1, x2, y2 = map(_number, box["xyxy"])
     corners = box["corners"]
     return StoredBox(
-        xyxy=(x1, y1, x2, y2),
+        xyxy=_corners(box["xyxy"]),
         corners=None if corners is None else tuple((_number(x), _number(y)) for x, y in corners),
         class_id=int(box["class_id"]),
         class_name=_text(box["class"]),
@@ -254,6 +271,29 @@ def _box(
         shares={level: _optional(box["maps"][level]["share"]) for level in grids if level != MERGED},
         idle=tuple(level for level in grids if not box["maps"][level]["involved"]),
     )
+
+
+def _verdict(one: dict[str, Any]) -> Verdict:
+    if one["kind"] not in KINDS:
+        raise InputError(f"there is no kind {one['kind']!r}")
+    return Verdict(
+        kind=one["kind"],
+        box=_corners(one["box"]),
+        class_id=int(one["class_id"]),
+        class_name=_text(one["class"]),
+        score=_number(one["score"]),
+        words=_text(one["words"]),
+        candidate=None if one["candidate"] is None else int(one["candidate"]),
+        truth=None if one["truth"] is None else _corners(one["truth"]),
+        truth_class=_words(one["truth_class"]),
+        overlap=_optional(one["overlap"]),
+        row=None if one["row"] is None else int(one["row"]),
+    )
+
+
+def _corners(box: Any) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = map(_number, box)
+    return x1, y1, x2, y2
 
 
 def _read_arrays(path: Path) -> Mapping[str, FloatArray]:

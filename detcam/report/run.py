@@ -11,6 +11,7 @@ from pathlib import Path
 from detcam.errors import DetcamError, InputError, OutputError
 from detcam.files import make_folder, whole_file
 from detcam.images import read_picture
+from detcam.report.errors import summarise
 from detcam.report.index import THUMBS, index_page, index_row
 from detcam.report.page import picture_page
 from detcam.report.pictures import as_jpeg, original
@@ -87,7 +88,7 @@ def _pages(run: StoredRun, others: Sequence[StoredRun], images: Path | None) -> 
             listed.append(index_row(row, explanation, page, thumb))
             yield ReportRow(row.source, page)
     if not is_alone:
-        content = index_page(run.path.resolve().name, listed)
+        content = index_page(run.path.resolve().name, listed, summarise(run))
         yield ReportRow(str(run.path), _write(run.path / "index.html", content))
 
 

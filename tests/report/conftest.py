@@ -15,7 +15,7 @@ from PIL import Image
 from small_yolo import detector, pictures
 
 import detcam
-from detcam.explanation import Explanation
+from detcam.explanation import Explanation, Verdict
 
 HEIGHT, WIDTH = 61, 97
 
@@ -34,9 +34,12 @@ def explained(tmp_path_factory) -> Explanation:
 def write_run(explained) -> Callable[..., Path]:
     """Write a run folder as `detcam explain` does: one picture, whose class names may be chosen."""
 
-    def write(folder: Path, names: dict[int, str] | None = None, **question: Any) -> Path:
+    def write(
+        folder: Path, names: dict[int, str] | None = None, verdicts: tuple[Verdict, ...] = (), **question: Any
+    ) -> Path:
         explanation = replace(
             explained,
+            verdicts=verdicts,
             class_names=names or explained.class_names,
             question=replace(explained.question, **question),
         )

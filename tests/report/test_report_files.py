@@ -16,13 +16,15 @@ import pytest
 from PIL import Image
 
 from detcam.errors import InputError
-from detcam.report import read_explanation, read_run, write_report
+from detcam.explanation import Verdict
+from detcam.report import ErrorSummary, RankedError, read_explanation, read_run, write_report
 from detcam.report.index import index_page, index_row
 from detcam.report.packing import pack_maps
 from detcam.report.pictures import as_jpeg
 from detcam.report.reading import StoredRow
 
 ATTACK = "</script><img src=x onerror=\"document.title='hacked'\">\u2028'"
+UNSORTED = ErrorSummary({}, {}, ())
 MEGABYTE = 1_000_000
 
 
@@ -182,25 +184,29 @@ def test_class_names_and_paths_are_only_ever_text(tmp_path, write_run):
 
 def test_the_index_takes_strangers_words_as_text_too():
     rows = [
-        index_row(StoredRow(f'"{ATTACK}', "error", None, ATTACK)),
-        index_row(StoredRow(f'"{ATTACK}', "ok", Path("a_cam.json")), page=Path('a#?".html')),
+        StoredRow(f'1"{ATTACK}', "error", None, ATTACK),
+        StoredRow(f'"{ATTACK}', "ok", Path("a_cam.json")),
     ]
-    page = index_page(ATTACK, rows).decode()
+    listed = [index_row(rows[0]), index_row(rows[1], page=Path('a#?".html'))]
+    attacked = Verdict("missed", (0, 0, 1, 1), 0, ATTACK, 0.1, ATTACK, 0, (0, 0, 1, 1), ATTACK, 0.5, 0)
+    summary = ErrorSummary({"missed": 1}, {"small": (0, 1)}, (RankedError(0.9, rows[1], attacked),))
+    page = index_page(ATTACK, listed, summary).decode()
     tags = [tag for tag, _ in Elements(page).found]
     assert "img" not in tags
     assert tags.count("script") == 2
-    assert {"href": "a%23%3F%22.html"} in [
-        attributes for tag, attributes in Elements(page).found if tag == "a"
-    ]
+    addresses = [attributes["href"] for tag, attributes in Elements(page).found if tag == "a"]
+    assert sorted(addresses) == ["a%23%3F%22.html", "a%23%3F%22.html#box=0"]
 
 
 def test_a_file_name_that_is_no_text_does_no_harm():
-    assert b"\\udcff" in index_page("run", [index_row(StoredRow("\udcff.png", "error", None, "no"))])
+    assert b"\\udcff" in index_page(
+        "run", [index_row(StoredRow("\udcff.png", "error", None, "no"))], UNSORTED
+    )
 
 
 @pytest.mark.parametrize("kind", ["page", "index"])
 def test_the_policy_names_the_very_scripts_and_styles_and_nothing_else(tmp_path, write_run, kind):
-    page = report(write_run(tmp_path)) if kind == "page" else index_page("run", []).decode()
+    page = report(write_run(tmp_path)) if kind == "page" else index_page("run", [], UNSORTED).decode()
     elements = Elements(page)
     (policy,) = [one["content"] for tag, one in elements.found if tag == "meta" and "http-equiv" in one]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))

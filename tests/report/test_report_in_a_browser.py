@@ -10,64 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from watched_page import Page
 
 from detcam.explanation import Scale
 from detcam.geometry import Letterbox
 from detcam.render import COLORMAPS, blend, scale_map, strongest_share
-from detcam.report import StoredBox, StoredExplanation, read_explanation, write_report
+from detcam.report import ErrorSummary, StoredBox, StoredExplanation, read_explanation, write_report
 from detcam.report.index import index_page, index_row
 from detcam.report.reading import StoredRow
 
 ATTACK = "</script><img src=x onerror=\"document.title='hacked'\">'"
 NAMES = {0: ATTACK, 1: "dog", 2: "fire hydrant"}
-
-
-class Page:
-    """A page that is watched: what it asks for, and what it complains about."""
-
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.page = browser.new_page(viewport={"width": 1000, "height": 800}, **options)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda message: self.complain(f"{message.type}: {message.text}"))
-        self.go(path)
-
-    def go(self, path: Path) -> Page:
-        """Open a page, anew even if it is open."""
-        self.path = path
-        self.requests.clear()
-        self.page.goto(path.as_uri())
-        return self
-
-    def complain(self, text: str) -> None:
-        if "willReadFrequently" not in text:  # it is the tests that read the canvas so often
-            self.complaints.append(text)
-
-    def ready(self) -> Page:
-        self.page.locator("body[data-ready]").wait_for(timeout=20_000)
-        return self
-
-    def array(self, expression: str) -> np.ndarray:
-        """Numbers of a JavaScript expression."""
-        return np.array(json.loads(self.page.evaluate(f"JSON.stringify(Array.from({expression}))")))
-
-    def pixels(self) -> np.ndarray:
-        """The drawn maps, (H, W, 4)."""
-        drawn = self.array("heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data")
-        return drawn.reshape(*self.page.evaluate("[heat.height, heat.width]"), 4)
-
-    def set(self, name: str, value: object) -> None:
-        """Move a slider or fill a field, as a hand would."""
-        self.page.evaluate(
-            "([id, value]) => { const it = document.getElementById(id); it.value = value; "
-            "it.dispatchEvent(new Event('input', {bubbles: true})); }",
-            [name, str(value)],
-        )
-
-    def text(self, name: str) -> str:
-        return self.page.locator(f"#{name}").inner_text()
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +337,7 @@ def listed(number: int) -> dict[str, Any]:
     boxes = {0: (a_box("dog", 0.9),), 1: (a_box(ATTACK, 0.3 + number / 200),), 2: ()}[number % 4]
     geometry = Letterbox.stretch((9, 9), (32, 32))
     found = StoredExplanation(
-        None, None, geometry, {}, Scale("box"), (), boxes, len(boxes), 0.1, (), None, ()
+        None, None, geometry, {}, Scale("box"), (), boxes, len(boxes), 0.1, (), None, (), ()
     )
     return index_row(row, found, Path(f"{number:03d}_report.html"))
 
@@ -392,7 +345,7 @@ def listed(number: int) -> dict[str, Any]:
 @pytest.fixture
 def index(window, tmp_path) -> Iterator[Page]:
     path = tmp_path / "index.html"
-    path.write_bytes(index_page("run", [listed(number) for number in range(120)]))
+    path.write_bytes(index_page("run", [listed(number) for number in range(120)], ErrorSummary({}, {}, ())))
     yield window.go(path)
     assert window.complaints == []
     assert window.requests == [path.as_uri()]

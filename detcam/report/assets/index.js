@@ -19,12 +19,19 @@ function fillSelect(select, everything, choices) {
   for (const [value, text] of choices) select.append(element("option", { value }, text));
 }
 
-// A row passes a class and a score if one of its boxes passes both.
+// A row passes class, score and kind if one of its boxes passes all of them.
 function passes(row) {
   const wanted = byId("class").value, least = byId("score").value / 100, status = byId("status").value;
+  const kind = byId("kind").value;
   if (status && row.status !== status) return false;
-  if (!wanted && !least) return true;
-  return row.boxes.some(([name, score]) => (!wanted || "=" + name === wanted) && score >= least);
+  if (!wanted && !least && !kind) return true;
+  return row.boxes.some((box) => (!wanted || "=" + box[0] === wanted) && box[1] >= least && (!kind || box[2] === kind));
+}
+
+// A page opens on the kind that was chosen here.
+function address(row) {
+  const kind = byId("kind").value;
+  return kind ? `${row.page}#kind=${encodeURIComponent(kind)}` : row.page;
 }
 
 function card(row) {
@@ -32,7 +39,7 @@ function card(row) {
   const picture = row.thumb
     ? element("img", { src: row.thumb, loading: "lazy", alt: `${name} with its maps: ${row.words}` })
     : element("span", { class: "blank quiet" }, "no picture");
-  const title = row.page ? element("a", { href: row.page }, name) : element("strong", {}, name);
+  const title = row.page ? element("a", { href: address(row) }, name) : element("strong", {}, name);
   const tone = row.status === "error" ? "wrong" : "quiet";
   const words = element("p", { class: tone, title: row.words }, row.words || STATUSES[row.status] || row.status);
   return element("li", { title: row.source }, picture, element("div", { class: "words" }, title, words));
@@ -63,7 +70,10 @@ const names = [...new Set(data.rows.flatMap((row) => row.boxes.map(([name]) => n
 fillSelect(byId("class"), "all", names.map((name) => ["=" + name, name]));
 const statuses = [...new Set(data.rows.map((row) => row.status))];
 fillSelect(byId("status"), "all", statuses.map((status) => [status, STATUSES[status] || status]));
-for (const id of ["class", "score", "status"]) {
+const kinds = new Set(data.rows.flatMap((row) => row.boxes.map(([, , kind]) => kind)));
+fillSelect(byId("kind"), "all", data.kinds.filter((kind) => kinds.has(kind)).map((kind) => [kind, kind]));
+document.querySelector(".of-kind").hidden = byId("kind").options.length < 2;
+for (const id of ["class", "score", "status", "kind"]) {
   byId(id).addEventListener("input", () => { page = 0; show(); });
 }
 byId("back").addEventListener("click", () => turn(-1));

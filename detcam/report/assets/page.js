@@ -33,7 +33,10 @@ function numeral(value) {
 const explanation = () => data.explanations[Number(byId("method").value)];
 const level = () => byId("level").value;
 const chosenRadio = () => document.querySelector("input[name=box]:checked");
-const isWanted = (box) => byId("class").value === "" || String(box.class_id) === byId("class").value;
+const isOf = (id, value) => byId(id).value === "" || byId(id).value === String(value);
+const isWanted = (box) => isOf("class", box.class_id) && isOf("kind", box.kind);
+const isWrong = (box) => box.kind !== null && !data.right.includes(box.kind);
+const titled = (box) => `${isWrong(box) ? `${box.kind}: ` : ""}${box.class} ${box.score.toFixed(2)}`;
 
 // Numbers of the boxes whose maps are drawn, and of the one that is alone, or null.
 function chosenBox() {
@@ -119,9 +122,13 @@ function paintBar(table, threshold) {
   bar.setAttribute("aria-label", `Colour bar, ${byId("colormap").value}, from 0 to ${ticks[ticks.length - 1]}`);
 }
 
-function cornersOf(box) {
-  const [x1, y1, x2, y2] = box.xyxy;
-  return box.corners || [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+const around = ([x1, y1, x2, y2]) => [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+const cornersOf = (box) => box.corners || around(box.xyxy);
+
+// A polygon with a dark rim under it.
+function rimmed(corners, stroke, style) {
+  const points = corners.map((point) => point.join(",")).join(" ");
+  return [drawing("polygon", { points, class: `rim ${style}` }), drawing("polygon", { points, stroke, class: style })];
 }
 
 function outline() {
@@ -131,8 +138,8 @@ function outline() {
     const state = number === chosen ? "chosen" : chosen === null ? "" : "other";
     const group = drawing("g", { class: state });
     if (!isWanted(box)) return group;
-    const points = cornersOf(box).map((point) => point.join(",")).join(" ");
-    group.append(drawing("polygon", { points, class: "rim" }), drawing("polygon", { points, stroke: rgb(box.colour) }));
+    group.append(...rimmed(cornersOf(box), rgb(box.colour), data.not_found.includes(box.kind) ? "dashed" : ""));
+    if (box.truth && isWrong(box)) group.append(...rimmed(around(box.truth), "#fff", "dashed"));
     return group;
   }));
   label();
@@ -145,7 +152,7 @@ function label() {
   const down = frame.height / data.picture.height, across = frame.width / data.picture.width;
   for (const number of shownBoxes()) {
     const box = explanation().boxes[number], corners = cornersOf(box);
-    const plate = element("span", { class: "plate", "aria-hidden": "true" }, `${box.class} ${box.score.toFixed(2)}`);
+    const plate = element("span", { class: "plate", "aria-hidden": "true" }, titled(box));
     plate.style.background = rgb(box.colour);
     stage.append(plate);
     const { offsetWidth: width, offsetHeight: height } = plate;
@@ -180,7 +187,11 @@ function sentence() {
   const box = boxes[chosen], by = box.level ? `, by a cell of ${box.level}` : "";
   const energy = box.energy[level()];
   const share = energy === null ? `Its map ${inLevel(level())} holds no evidence for it.` : `${percent(energy)} of the evidence ${inLevel(level())} lies in the box.`;
-  return `Why “${box.class}” was found with a score of ${box.score.toFixed(2)}${by}: ${method.name} of ${method.target}. ${share}`;
+  const shown = `${method.name} of ${method.target}. ${share}`;
+  const reason = box.reason ? ` ${box.reason[0].toUpperCase()}${box.reason.slice(1)}.` : "";
+  const outcome = box.kind === "missed" ? "was missed" : `is a ${box.kind}`;
+  if (data.not_found.includes(box.kind)) return `“${box.truth_class ?? box.class}” ${outcome}.${reason} What spoke for it: ${shown}`;
+  return `Why “${box.class}” was found with a score of ${box.score.toFixed(2)}${by}: ${shown}${isWrong(box) ? ` It is wrong: ${box.kind}.` : ""}${reason}`;
 }
 
 function facts() {
@@ -192,6 +203,8 @@ function facts() {
   if (method.gradients) found.push(["gradients", method.gradients]);
   if (chosen !== null) {
     const box = boxes[chosen];
+    if (box.kind !== null) found.unshift(["kind", box.kind]);
+    if (box.truth) found.unshift(["labelled", `${box.truth_class} at ${box.truth.map((side) => side.toFixed(0)).join(", ")}`]);
     found.unshift(["class", box.class], ["score", box.score.toFixed(3)], ["deciding level", box.level || "not known"]);
     found.push(["value of the target", numeral(box.target_value)], ["energy in the box", percent(box.energy[level()])]);
     found.push(["highest value", numeral(mapOf(chosen, level()).highest)]);
@@ -244,6 +257,12 @@ function fillClasses() {
   fillSelect("class", [["", "all"], ...names], byId("class").value);
 }
 
+function fillKinds() {
+  const there = data.kinds.filter((kind) => explanation().boxes.some((box) => box.kind === kind));
+  fillSelect("kind", [["", "all"], ...there.map((kind) => [kind, kind])], byId("kind").value);
+  for (const one of document.querySelectorAll(".of-kind")) one.hidden = !there.length;
+}
+
 function fillBoxes(chosen) {
   const { boxes } = explanation();
   const entry = (value, swatch, name, number) => {
@@ -255,7 +274,7 @@ function fillBoxes(chosen) {
   boxes.forEach((box, number) => {
     const swatch = drawing("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
     swatch.append(drawing("rect", { width: 10, height: 10, fill: rgb(box.colour), stroke: "#555" }));
-    const shape = entry(String(number), swatch, `${box.class} ${box.score.toFixed(2)}`, box.level || "");
+    const shape = entry(String(number), swatch, titled(box), box.level || "");
     shape.hidden = !isWanted(box);
     listed.push(shape);
   });
@@ -325,6 +344,7 @@ function redraw() {
 function refill(box) {
   fillLevels();
   fillClasses();
+  fillKinds();
   fillBoxes(sameBox(box));
   redraw();
 }
@@ -342,7 +362,7 @@ function setUp() {
   let before = null;
   byId("method").addEventListener("focus", () => { before = explanation().boxes[chosenBox()]; });
   byId("method").addEventListener("change", () => refill(before));
-  byId("class").addEventListener("change", () => {
+  for (const id of ["class", "kind"]) byId(id).addEventListener("change", () => {
     const chosen = chosenBox();
     fillBoxes(chosen !== null && isWanted(explanation().boxes[chosen]) ? chosen : null);
     redraw();
@@ -355,12 +375,25 @@ function setUp() {
   new ResizeObserver(label).observe(stage);
 }
 
+// What the index links to: "#box=3", or "#kind=missed" for the first box of that kind. Anything else is let be.
+function openAt(asked) {
+  const { boxes } = explanation(), kind = asked.get("kind");
+  if (boxes.some((box) => box.kind !== null && box.kind === kind)) {
+    byId("kind").value = kind;
+    fillBoxes(null);
+  }
+  const number = asked.has("box") ? Number(asked.get("box")) : kind === null ? -1 : boxes.findIndex(isWanted);
+  if (number in boxes) choose(number);
+  else redraw();
+}
+
 async function start() {
   await Promise.all([photo.decode(), unpackMaps(data.maps)]);
   heat.width = photo.naturalWidth;
   heat.height = photo.naturalHeight;
   setUp();
   refill(null);
+  openAt(new URLSearchParams(location.hash.slice(1)));
   document.body.dataset.ready = "yes";
 }
 

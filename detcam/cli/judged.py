@@ -1,0 +1,79 @@
+"""`detcam explain --labels`, `--errors` and `--near-misses`: what was right, wrong and not found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from detcam.cli.words import print_paths, say
+
+if TYPE_CHECKING:
+    from detcam.labels import LabelledSet
+    from detcam.report import RankedError
+
+_SAID = 5  # of the errors
+
+
+def pictures_and_labels(
+    images: Sequence[str], options: dict[str, Any]
+) -> tuple[list[Path], LabelledSet | None]:
+    """The pictures to explain, and their labels if they have some.
+
+    Raises:
+        DetcamError: something does not exist, or none of the pictures is in the data set.
+    """
+    from detcam.errors import InputError
+    from detcam.images import find_pictures
+    from detcam.labels import read_labelled
+
+    data, most = options["labels"], options["limit"]
+    if options["errors"]:
+        if data is not None or len(images) != 1:
+            raise click.UsageError("--errors takes one data set in place of IMAGES, and no --labels")
+        labelled = read_labelled(images[0], split=options["split"])
+        return list(labelled.pictures.paths[:most]), labelled
+    paths = find_pictures(images)[:most]
+    if data is None:
+        if options["split"] is not None:
+            raise click.UsageError("--split is of labels: give --labels DATA, or --errors")
+        return paths, None
+    is_folder_of_coco = Path(data).suffix.lower() == ".json" and len(images) == 1 and Path(images[0]).is_dir()
+    labelled = read_labelled(data, split=options["split"], images=images[0] if is_folder_of_coco else None)
+    named = {path.name for path in labelled.pictures.paths}
+    if not any(path.name in named for path in paths):
+        raise InputError(
+            f"{data}: its {len(named)} labelled pictures are none of the {len(paths)} given: check --split"
+        )
+    return paths, labelled
+
+
+def sort_out(folder: Path, *, as_json: bool) -> str:
+    """Write and say how many errors of each kind a run has, and what to look at first.
+
+    Returns:
+        Where it was written.
+    """
+    from detcam.report import write_errors
+
+    path, summary = write_errors(folder)
+    say(", ".join(f"{count} {kind}" for kind, count in summary.counts.items()) or "nothing to sort")
+    for size, (found, of) in summary.found.items():
+        say(f"  {found} of {of} {size} objects found")
+    if summary.first:
+        say("look first at:")
+    for error in summary.first[:_SAID]:
+        say(f"  {_words(error)}")
+    if not as_json:
+        print_paths([path])
+    return str(path)
+
+
+def _words(error: RankedError) -> str:
+    verdict = error.verdict
+    what = verdict.truth_class if verdict.kind == "missed" else f"{verdict.class_name} {verdict.score:.2f}"
+    where = verdict.truth if verdict.kind == "missed" and verdict.truth is not None else verdict.box
+    place = ",".join(f"{side:.0f}" for side in where)
+    return f"{error.row.source}: {verdict.kind}: {what} at {place}: {verdict.words}"
