@@ -45,7 +45,7 @@ from detcam.files import write_picture
 from detcam.geometry import Letterbox
 from detcam.images import Picture, as_picture, find_pictures, read_picture
 from detcam.outputs import RunFolder
-from detcam.runner import run
+from detcam.runner import ExplainBatch, jobs_of, run
 
 ASSETS = Path(os.environ.get("DETCAM_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 MODELS = ("yolov8n.pt", "yolo26n.pt")
@@ -367,7 +367,8 @@ def folders(_repeats: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as parent, patch.object(Explainer, "explain", timed):
         folder = RunFolder.create(Path(parent), "run", exist_ok=False)
         began = time.perf_counter()
-        rows = list(run(explainer, paths, folder, SaveOptions()))
+        work = ExplainBatch(lambda: explainer, folder, SaveOptions())
+        rows = list(run(work, jobs_of(paths)))
         whole = time.perf_counter() - began
     boxes_found = sum(0 if row.explanation is None else len(row.explanation) for row in rows)
     yield "| YOLOv8n, 64 photographs, up to ten boxes each, files written | |"

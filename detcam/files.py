@@ -21,7 +21,9 @@ from PIL import Image
 from detcam.errors import InputError, OutputError
 
 _NUMPYS = ("file", "allow_pickle")  # parameters of `savez_compressed`
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 _JPEG_QUALITY = 92
+_LONGEST_LINE = 1 << 20  # bytes
 _LONGEST_SIDE = 65_500  # pixels, of a JPEG
 
 
@@ -146,6 +148,35 @@ def append_line(path: Path, line: bytes) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def remove_torn_line(path: Path) -> None:
+    """Cut off what stands behind the last end of line, of a list that somebody was killed writing.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(0, size - _LONGEST_LINE))
+            file.truncate(start + file.read().rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def remove_leftovers(folder: Path, *, besides: Sequence[str]) -> None:
+    """Remove what `whole_file` was writing in a process that was killed.
+
+    Args:
+        folder: where.
+        besides: names of files that somebody may be writing now.
+    """
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name) and path.name[1:-17] not in besides:
+            _discard(path)
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from detcam.adapters.base import Detector, device_of
-from detcam.errors import DetcamError, OutputError
+from detcam.errors import DetcamError, InputError, OutputError
 from detcam.files import append_line, cannot_write, json_bytes, make_folder, plain_names, write_json
 from detcam.images import Picture, read_picture
 
 RUN_SCHEMA = "detcam.run/1"
+INDEX, PARTS = "index.jsonl", "parts"
 _PACKAGES = ("detcam", "torch", "torchvision", "ultralytics", "numpy", "opencv-python", "pillow")
 _LONGEST_STEM = 160  # bytes; file systems allow 255, and every file adds an ending
 
@@ -26,9 +28,12 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        part: what the list of rows of this process is called, where several share the run; None for the one
+            list, index.jsonl.
     """
 
     path: Path
+    part: str | None = None
 
     @classmethod
     def create(cls, project: Path, name: str, *, exist_ok: bool) -> RunFolder:
@@ -57,18 +62,41 @@ class RunFolder:
             else:
                 return cls(path)
 
-    def write_manifest(self, facts: dict[str, Any]) -> Path:
+    @property
+    def index(self) -> Path:
+        """The list that rows are added to."""
+        return self.path / (INDEX if self.part is None else f"{PARTS}/index-{self.part}.jsonl")
+
+    def indexes(self) -> list[Path]:
+        """All lists of rows that there are, index.jsonl first."""
+        index = self.path / INDEX
+        return [*([index] if index.exists() else []), *sorted((self.path / PARTS).glob("index-*.jsonl"))]
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What run.json says; None where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self.path / "run.json"
+        try:
+            document = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} is damaged ({error}): give another --name") from error
+        if not isinstance(document, dict):
+            raise InputError(f"{path} is damaged (no object): give another --name")
+        return document
+
+    def write_manifest(self, facts: Mapping[str, Any]) -> Path:
         """Write run.json: the schema, the versions of everything that counts, and `facts`."""
         return write_json(self.path / "run.json", {"schema": RUN_SCHEMA, "versions": versions(), **facts})
 
     def add_row(self, row: dict[str, Any]) -> None:
-        """Append one picture's row to index.jsonl."""
-        append_line(self.path / "index.jsonl", json_bytes(row))
-
-    def add_map_rows(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Append to metadata.jsonl: data-set loaders then read the 16-bit maps as a folder of images."""
-        for row in rows:
-            append_line(self.path / "metadata.jsonl", json_bytes(row))
+        """Append one picture's row to the list."""
+        make_folder(self.index.parent)
+        append_line(self.index, json_bytes(row))
 
 
 def each_picture(

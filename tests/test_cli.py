@@ -297,11 +297,12 @@ def test_a_second_run_gets_a_folder_of_its_own(here, detcam_):
     assert (first.name, second.name) == ("run", "run-2")
 
 
-def test_an_existing_folder_is_written_into_on_request(here, detcam_):
-    for _ in range(2):
-        said = detcam_("explain", "small.pt", "street.png", "--exist-ok", "--project", "out", "--name", "x")
+def test_an_existing_folder_is_written_into_on_request_and_a_pictures_row_is_its_last(here, detcam_):
+    write(here / "other.png")
+    for name in ("street.png", "other.png", "street.png"):
+        said = detcam_("explain", "small.pt", name, "--exist-ok", "--project", "out", "--name", "x")
         assert said.paths[0].parent == Path("out/x")
-    assert len(index(Path("out/x"))) == 2
+    assert [row["source"] for row in index(Path("out/x"))] == ["other.png", "street.png"]
 
 
 def test_same_named_pictures_of_two_folders_do_not_collide(here, detcam_):
@@ -806,7 +807,7 @@ def test_layers_refuses_a_size_that_is_none(here, detcam_, value):
 def test_reading_and_writing_happen_beside_explaining_and_rows_keep_their_order(here, detcam_, monkeypatch):
     import threading
 
-    from detcam import runner
+    from detcam.runner import ExplainBatch
 
     where: dict[str, set[str]] = {"read": set(), "explain": set(), "write": set()}
 
@@ -817,9 +818,8 @@ def test_reading_and_writing_happen_beside_explaining_and_rows_keep_their_order(
 
         return call
 
-    monkeypatch.setattr(runner, "read_picture", noted("read", runner.read_picture))
-    monkeypatch.setattr(runner, "_explained", noted("explain", runner._explained))
-    monkeypatch.setattr(runner, "save", noted("write", runner.save))
+    for name in where:
+        monkeypatch.setattr(ExplainBatch, name, noted(name, getattr(ExplainBatch, name)))
     for name in "dbca":
         write(here / f"{name}.png")
     said = detcam_("explain", "small.pt", "d.png", "b.png", "c.png", "a.png", "--max-boxes", "1")
@@ -830,7 +830,6 @@ def test_reading_and_writing_happen_beside_explaining_and_rows_keep_their_order(
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_its_error(here, detcam_, monkeypatch):
-    from detcam import runner
     from detcam.errors import OutputError
 
     written = []
@@ -841,7 +840,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_its_error(here, detcam_, monkeyp
         written.append(1)
         return {}
 
-    monkeypatch.setattr(runner, "save", save)
+    monkeypatch.setattr("detcam.runner.batch.save", save)
     for name in "abcd":
         write(here / f"{name}.png")
     said = detcam_("explain", "small.pt", "a.png", "b.png", "c.png", "d.png", "--max-boxes", "1")

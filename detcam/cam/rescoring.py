@@ -172,11 +172,11 @@ def kept(output: Tensor, channels: range, unfold: Callable[[Tensor], Tensor]) ->
     return 1 - where
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether CUDA, Apple's GPU or the CPU ran out of memory."""
     said = str(error).lower()
     return (
-        isinstance(error, torch.OutOfMemoryError)
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
         or "out of memory" in said
         or ("defaultcpuallocator" in said and "allocate memory" in said)
     )

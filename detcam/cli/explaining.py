@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from detcam.cli.exits import EXIT_SOME_FAILED
-from detcam.cli.judged import pictures_and_labels, sort_out
-from detcam.cli.minimal import write_minimal
+from detcam.cli.judged import pictures_and_labels
 from detcam.cli.missing import answer_missed, parse_box
 from detcam.cli.options import (
     COUNT,
@@ -20,18 +16,18 @@ from detcam.cli.options import (
     class_option,
     half_option,
     imgsz_option,
-    load_model,
+    load_options_of,
     model_options,
-    run_folder,
     run_options,
+    sharing_options,
 )
-from detcam.cli.reporting import write_pages
-from detcam.cli.words import counted, print_paths, progress_bar, say
+from detcam.cli.running import drive, sharing_of
+from detcam.cli.words import progress_bar
 
 if TYPE_CHECKING:
     from detcam.explainer import Explainer
-    from detcam.explanation import Explanation
-    from detcam.runner import Row
+    from detcam.explanation import SaveOptions
+    from detcam.runner import ExplainerConfig
 
 
 @click.command(short_help="Explain the detections in pictures.")
@@ -142,6 +138,7 @@ if TYPE_CHECKING:
     help="Random masks that d-rise looks at the picture through: as many forward passes.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of these masks.")
+@sharing_options
 @run_options("runs/explain")
 @model_options
 def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
@@ -156,47 +153,19 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     Writes an overlay, the raw maps (.npz) and a description (.json) for each picture, and prints their
     paths. --report adds what `detcam report` writes. Finding nothing is success.
     """
-    from detcam.files import json_bytes
-    from detcam.runner import run, write_manifest
-
-    explainer, paths, save_options = _prepare_explain(model, images, options)
-    if options["box"] is not None and len(paths) != 1:
-        raise click.UsageError(f"--box asks about one picture, got {len(paths)}")
-    folder = run_folder(options)
-    command = ["detcam", *(click.get_current_context().obj or ())]
-    write_manifest(folder, explainer, save_options, command)
+    sharing = sharing_of(options)
+    config, explainer, paths, save_options = _prepare_explain(model, images, options)
     if options["box"] is not None:
-        answer_missed(explainer, paths[0], folder, options)
-        return
-    rows = []
-    found = run(explainer, paths, folder, save_options, batch=options["batch"])
-    for row in counted(found, len(paths)):
-        rows.append(row.record())
-        _report(row, explainer)
-        files = list(row.files)
-        if options["minimal"]:
-            files += write_minimal(explainer, row, folder.path)
-        if not options["as_json"]:
-            print_paths(files)
-    document: dict[str, Any] = {"run": str(folder.path), "images": rows}
-    if explainer.judge is not None:
-        document["errors"] = sort_out(folder.path, as_json=options["as_json"])
-    pages_failed = 0
-    if options["with_report"]:
-        pages, pages_failed = write_pages(folder.path, as_json=options["as_json"])
-        document["pages"] = [str(page) for page in pages]
-    if options["as_json"]:
-        click.echo(json_bytes(document, indent=1))
-    failed = sum(row["status"] == "error" for row in rows)
-    if failed:
-        say(f"{failed} of {len(rows)} pictures failed; see {folder.path / 'index.jsonl'}")
-    if failed or pages_failed:
-        sys.exit(EXIT_SOME_FAILED)
+        if len(paths) != 1 or not sharing.is_alone or options["engine"] != "local":
+            raise click.UsageError(f"--box asks about one picture, here and at once, got {len(paths)}")
+        answer_missed(explainer, paths[0], save_options, options)
+    else:
+        drive(config, explainer, paths, save_options, sharing, options)
 
 
 def _prepare_explain(
     model: str, images: tuple[str, ...], options: dict[str, Any]
-) -> tuple[Explainer, list[Path], Any]:
+) -> tuple[ExplainerConfig, Explainer, list[Path], SaveOptions]:
     """Check everything that can be wrong before a folder is made; cheap checks before the model."""
     from detcam.explanation import SaveOptions, Scale, Style
     from detcam.images import read_picture
@@ -204,11 +173,11 @@ def _prepare_explain(
     classes, target = _classes_and_target(options)
     style = Style(Scale.parse(options["scale"]), options["colormap"])
     save_options = SaveOptions(style, options["extras"], options["half"])
-    paths, labelled = pictures_and_labels(images, options)
+    paths, labels, labelled = pictures_and_labels(images, options)
     if len(paths) == 1:
         read_picture(paths[0])  # a single picture that cannot be read leaves no folder behind
-    detector = load_model(model, options)
-    from detcam.explainer import Explainer, ExplainOptions
+    from detcam.explainer import ExplainOptions
+    from detcam.runner import ExplainerConfig
 
     explain_options = ExplainOptions(
         classes=classes or None,
@@ -228,9 +197,12 @@ def _prepare_explain(
         seed=options["seed"],
         near_misses=options["near_misses"],
     )
-    explainer = Explainer.of(detector, explain_options, progress_bar("changed pictures"), labelled)
+    config = ExplainerConfig(
+        Path(model), load_options_of(options), options["device"], explain_options, labels
+    )
+    explainer = config(progress_bar("changed pictures"), labelled)
     explainer.rehearse()
-    return explainer, paths, save_options
+    return config, explainer, paths, save_options
 
 
 def _classes_and_target(options: dict[str, Any]) -> tuple[tuple[str, ...], str]:
@@ -244,57 +216,3 @@ def _classes_and_target(options: dict[str, Any]) -> tuple[tuple[str, ...], str]:
     if len(names) != 2 or not all(names):
         raise click.UsageError(f"--contrast takes two classes, A,B, got {options['contrast']!r}")
     return (names[0],), f"class-difference:{names[1]}"
-
-
-def _report(row: Row, explainer: Explainer) -> None:
-    """Say on stderr what was explained: class, score, box, level, layers, method, target."""
-    explanation = row.explanation
-    if explanation is None:
-        say(f"{row.source}: {row.error}")
-        return
-    say(f"{row.source}: {len(explanation)} boxes, {_how(explanation)}")
-    for box in range(len(explanation)):
-        x1, y1, x2, y2 = explanation.detections.boxes[box].tolist()
-        verdict = explanation.verdict_of.get(box)
-        say(
-            f"  b{box:03d} {explanation.label(box)} at {x1:.0f},{y1:.0f},{x2:.0f},{y2:.0f}"
-            f" predicted at {explanation.deciding[box]}; evidence: {_found_of(explanation, box)}"
-            + (f"; {verdict.kind}: {verdict.words}" if verdict is not None and verdict.words else "")
-        )
-    if not len(explanation):
-        say(f"  nothing found: {_nothing_found(explanation.detections.best_score, explainer.options.conf)}")
-    for warning in explanation.warnings:
-        say(f"  {warning}")
-
-
-def _how(explanation: Explanation) -> str:
-    """Method, target, and layers or masks."""
-    question, sampling = explanation.question, explanation.sampling
-    asked = f"{question.method} of {question.target}"
-    if sampling is not None:
-        return f"{asked}, {sampling.masks} masks of seed {sampling.seed}"
-    layers = " ".join(f"{layer.level}={layer.module}" for layer in explanation.layers)
-    return f"{asked}, {layers}, {question.path}"
-
-
-def _found_of(explanation: Explanation, box: int) -> str:
-    """Where a box's evidence lies, or how far its map has converged."""
-    if explanation.sampling is not None:
-        convergence = explanation.sampling.convergence[box]
-        return "convergence " + ("-" if math.isnan(convergence) else f"{convergence:.2f}")
-    parts = [
-        f"{level} {_percent(share[box])}"
-        for level, share in explanation.shares.items()
-        if not math.isnan(share[box])
-    ]
-    return " ".join([*parts, f"{_percent(explanation.energy_in_box[box])} in the box"])
-
-
-def _nothing_found(best: float, conf: float) -> str:
-    if not best:
-        return "no candidate, however weak, is most like a class that was asked for"
-    return f"best score {best:.2g} <= {conf:g}, try --conf {best * 0.9:.2g}"
-
-
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{share:.0%}"

@@ -13,41 +13,44 @@ from detcam.cli.words import print_paths, say
 if TYPE_CHECKING:
     from detcam.labels import LabelledSet
     from detcam.report import RankedError
+    from detcam.runner import LabelsConfig
 
 _SAID = 5  # of the errors
 
 
 def pictures_and_labels(
     images: Sequence[str], options: dict[str, Any]
-) -> tuple[list[Path], LabelledSet | None]:
-    """The pictures to explain, and their labels if they have some.
+) -> tuple[list[Path], LabelsConfig | None, LabelledSet | None]:
+    """The pictures to explain, where their labels are, and these, if they have some.
 
     Raises:
         DetcamError: something does not exist, or none of the pictures is in the data set.
     """
     from detcam.errors import InputError
     from detcam.images import find_pictures
-    from detcam.labels import read_labelled
+    from detcam.runner import LabelsConfig
 
-    data, most = options["labels"], options["limit"]
+    data, most, split = options["labels"], options["limit"], options["split"]
     if options["errors"]:
         if data is not None or len(images) != 1:
             raise click.UsageError("--errors takes one data set in place of IMAGES, and no --labels")
-        labelled = read_labelled(images[0], split=options["split"])
-        return list(labelled.pictures.paths[:most]), labelled
+        labels = LabelsConfig(images[0], split)
+        labelled = labels.read()
+        return list(labelled.pictures.paths[:most]), labels, labelled
     paths = find_pictures(images)[:most]
     if data is None:
-        if options["split"] is not None:
+        if split is not None:
             raise click.UsageError("--split is of labels: give --labels DATA, or --errors")
-        return paths, None
+        return paths, None, None
     is_folder_of_coco = Path(data).suffix.lower() == ".json" and len(images) == 1 and Path(images[0]).is_dir()
-    labelled = read_labelled(data, split=options["split"], images=images[0] if is_folder_of_coco else None)
+    labels = LabelsConfig(data, split, images[0] if is_folder_of_coco else None)
+    labelled = labels.read()
     named = {path.name for path in labelled.pictures.paths}
     if not any(path.name in named for path in paths):
         raise InputError(
             f"{data}: its {len(named)} labelled pictures are none of the {len(paths)} given: check --split"
         )
-    return paths, labelled
+    return paths, labels, labelled
 
 
 def sort_out(folder: Path, *, as_json: bool) -> str:

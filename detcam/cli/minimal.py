@@ -35,13 +35,13 @@ def write_minimal(explainer: Explainer, row: Row, folder: Path) -> list[Path]:
         say(f"  b{one.box:03d} {explanation.label(one.box)}: {_words(one)}")
     document = {
         "schema": "detcam.minimal/1",
-        "image": str(row.source),
+        "image": str(row.job.path),
         "boxes": [_record(one) for one in found],
     }
     tiles = [(f"{explanation.label(one.box)}: {_words(one)}", _drawn(explanation, one)) for one in found]
     return [
-        write_picture(folder / f"{row.stem}_minimal.jpg", contact_sheet(tiles, tile_side=_TILE)),
-        write_json(folder / f"{row.stem}_minimal.json", document),
+        write_picture(folder / f"{row.job.stem}_minimal.jpg", contact_sheet(tiles, tile_side=_TILE)),
+        write_json(folder / f"{row.job.stem}_minimal.json", document),
     ]
 
 

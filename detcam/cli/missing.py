@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from detcam.cli.options import run_folder
 from detcam.cli.words import print_paths, say
 
 if TYPE_CHECKING:
     from detcam.explainer import Explainer, Missed
-    from detcam.outputs import RunFolder
+    from detcam.explanation import SaveOptions
 
 
 def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
@@ -28,16 +29,19 @@ def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None
     return numbers
 
 
-def answer_missed(explainer: Explainer, path: Path, folder: RunFolder, options: dict[str, Any]) -> None:
+def answer_missed(
+    explainer: Explainer, path: Path, save_options: SaveOptions, options: dict[str, Any]
+) -> None:
     """Say, draw and store why a region of one picture is not among the detections, or that it is.
 
     Raises:
         DetcamError: no such region, or the network does not answer.
     """
     from detcam.explainer import why_missed
+    from detcam.explanation import paths_of, save
     from detcam.files import json_bytes, write_json
     from detcam.images import read_picture
-    from detcam.outputs import unique_stems
+    from detcam.runner import jobs_of, manifest_of
 
     picture = read_picture(path)
     missed = why_missed(explainer, picture, options["box"])
@@ -45,7 +49,10 @@ def answer_missed(explainer: Explainer, path: Path, folder: RunFolder, options: 
     say(f"{path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
     for one in missed.candidates:
         say(f"  {one.in_words(names)}")
-    (stem,) = unique_stems([path])
+    (job,) = jobs_of([path])
+    folder = run_folder(options)
+    command = ["detcam", *(click.get_current_context().obj or ())]
+    folder.write_manifest(manifest_of(explainer, save_options, [job], command))
     document = {
         "schema": "detcam.missed/1",
         "image": str(path),
@@ -55,16 +62,10 @@ def answer_missed(explainer: Explainer, path: Path, folder: RunFolder, options: 
             for one in missed.candidates
         ],
     }
-    written = [write_json(folder.path / f"{stem}_missed.json", document)]
+    written = [write_json(folder.path / f"{job.stem}_missed.json", document)]
     for what, explanation in (("for", missed.speaks_for), ("against", missed.speaks_against)):
-        written += explanation.save(
-            folder.path,
-            f"{stem}_{what}",
-            extras=options["extras"],
-            scale=options["scale"],
-            colormap=options["colormap"],
-            half=options["half"],
-        )
+        files = save(explanation, folder.path, f"{job.stem}_{what}", save_options)
+        written += paths_of(files)
     if options["as_json"]:
         click.echo(json_bytes(document, indent=1))
     else:

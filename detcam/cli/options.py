@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from detcam.adapters import Detector
+    from detcam.adapters.base import LoadOptions
     from detcam.outputs import RunFolder
 
 Command = Callable[..., Any]
@@ -75,6 +76,32 @@ def run_options(project: str) -> Callable[[Command], Command]:
     return add
 
 
+def sharing_options(command: Command) -> Command:
+    """How a run is shared among processes and machines, and gone on with."""
+    for option in (
+        click.option(
+            "--workers", type=COUNT, default=1, show_default=True, help="Ray actors, each with its own model."
+        ),
+        click.option("--address", metavar="ADDRESS", help="Of a Ray cluster; default: one on this machine."),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Who drives the run; ray needs detcam[ray].",
+        ),
+        click.option(
+            "--shard",
+            metavar="I/N",
+            help="Share I of N of the pictures, 1/N to N/N, each a process of its own with the same --name; "
+            "under torchrun its own.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on with the run of this --name; what is done stays."),
+    ):
+        command = option(command)
+    return command
+
+
 imgsz_option = click.option(
     "--imgsz", type=COUNT, metavar="PIXELS", help="Largest side of the input; default: as trained."
 )
@@ -94,18 +121,23 @@ def run_folder(options: dict[str, Any]) -> RunFolder:
     return RunFolder.create(Path(options["project"]), options["name"], exist_ok=options["exist_ok"])
 
 
-def load_model(model: str, options: dict[str, Any]) -> Detector:
-    """Load MODEL with what `model_options` read."""
+def load_options_of(options: dict[str, Any]) -> LoadOptions:
+    """What `model_options` read about the model."""
     from dataclasses import replace
 
-    from detcam.adapters import load
     from detcam.adapters.options import load_options
 
     typed = ("cfg", "names", "num_classes", "anchors", "arch", "layout")
-    wanted = replace(
+    return replace(
         load_options(**{name: options[name] for name in typed}),
         branch=options["branch"],
         allow_globals=options["allow_globals"],
         unsafe=options["unsafe_load"],
     )
-    return load(model, device=options["device"], **vars(wanted))
+
+
+def load_model(model: str, options: dict[str, Any]) -> Detector:
+    """Load MODEL with what `model_options` read."""
+    from detcam.adapters import load
+
+    return load(model, device=options["device"], **vars(load_options_of(options)))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 Item = TypeVar("Item")
+_SECONDS_BETWEEN_LINES = 60
 
 
 def say(line: str) -> None:
@@ -49,9 +52,12 @@ def progress_bar(what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:
 
 
 def counted(pictures: Iterable[Item], total: int) -> Iterator[Item]:
-    """Results of pictures as they come, with a bar on a terminal: how many, how fast, how long still."""
+    """Results of pictures as they come: how many, how fast, how long still, in a bar on a terminal.
+
+    In a log it is a line every minute.
+    """
     if total < 2 or not sys.stderr.isatty():
-        yield from pictures
+        yield from _logged(pictures, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -70,6 +76,17 @@ def counted(pictures: Iterable[Item], total: int) -> Iterator[Item]:
             bar.start()
             bar.advance(task)
             bar.update(task, rate=f"{bar.tasks[0].speed or 0:.2g}")
+
+
+def _logged(pictures: Iterable[Item], total: int) -> Iterator[Item]:
+    began = said = time.monotonic()
+    for done, one in enumerate(pictures, start=1):
+        yield one
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_LINES:
+            said, rate = now, done / (now - began)
+            left = timedelta(seconds=round((total - done) / rate))
+            say(f"{done} of {total} pictures, {rate:.2g} pictures/s, {left} left")
 
 
 def print_rows(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from detcam.explainer.core import Explainer, explain
 from detcam.explainer.judging import LabelJudge
 from detcam.explainer.missed import Missed, why_missed
 from detcam.explainer.options import ExplainOptions, check_count
+from detcam.explainer.piecemeal import explain_piecemeal
 
 __all__ = [
     "Candidate",
@@ -16,5 +17,6 @@ __all__ = [
     "check_count",
     "d_rise",
     "explain",
+    "explain_piecemeal",
     "why_missed",
 ]

@@ -2,7 +2,7 @@
 
 from detcam.explanation.core import ExplainedLayer, Explanation, Merge, Question, Sampling
 from detcam.explanation.overlay import MERGED, SCALES, Scale, Style
-from detcam.explanation.saving import EXTRAS, SaveOptions, save
+from detcam.explanation.saving import EXTRAS, SaveOptions, paths_of, save
 from detcam.explanation.sidecar import SCHEMA, sidecar
 from detcam.explanation.verdicts import KINDS, NOT_FOUND, RIGHT, Kind, Verdict
 
@@ -24,6 +24,7 @@ __all__ = [
     "Scale",
     "Style",
     "Verdict",
+    "paths_of",
     "save",
     "sidecar",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from detcam.errors import ShapeError, UnknownNameError
 from detcam.explanation.overlay import MERGED, Scale, Style, draw
-from detcam.explanation.saving import SaveOptions, save
+from detcam.explanation.saving import SaveOptions, paths_of, save
 from detcam.explanation.verdicts import Verdict, of_rows
 from detcam.geometry import Letterbox
 from detcam.images import Picture
@@ -294,10 +294,7 @@ class Explanation:
             UnknownNameError: no such extra, scale or colour map.
         """
         options = SaveOptions(Style(Scale.parse(scale), colormap), tuple(extras), half)
-        written = save(self, Path(folder), stem or self.picture.stem, options)
-        return [
-            path for paths in written.values() for path in ([paths] if isinstance(paths, Path) else paths)
-        ]
+        return paths_of(save(self, Path(folder), stem or self.picture.stem, options))
 
     def _repr_png_(self) -> bytes:
         """The overlay, for notebooks."""

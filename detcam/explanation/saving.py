@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +65,11 @@ def save(
         explanation, options.style.scale, {role: _names(paths) for role, paths in files.items()}
     )
     return {**files, "sidecar": write_json(folder / f"{stem}_cam.json", document)}
+
+
+def paths_of(written: Mapping[str, Path | list[Path]]) -> list[Path]:
+    """What `save` has written, without the roles."""
+    return [path for paths in written.values() for path in ([paths] if isinstance(paths, Path) else paths)]
 
 
 def arrays(explanation: Explanation) -> dict[str, npt.NDArray[np.float32]]:

@@ -1,0 +1,108 @@
+"""A folder of drawn scenes, and detcam in processes that can be killed, which start at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from detcam.scenes import make_scene
+
+SHAPES = Path(__file__).parents[2] / "weights" / "shapes.pt"
+FAST = ("--method", "layer-cam", "--layers", "backbone", "--max-boxes", "2", "--device", "cpu")
+
+
+def run_cli(
+    arguments: list[str], folder: Path, environment: dict[str, str], before: Callable[[], None] | None
+):
+    """What a process of its own does: the command line in a folder, its words in a file."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    said = os.open(f"said-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    if before is not None:
+        before()
+    import torch
+
+    from detcam.cli import main
+
+    torch.set_num_threads(1)
+    main(arguments)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Processes forked from one that has imported everything and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "torchvision", "ultralytics", "detcam.cli", "detcam.runner", "detcam.report"]
+    )
+    return context
+
+
+@pytest.fixture
+def start(processes, tmp_path) -> Callable[..., Any]:
+    """Start `detcam explain shapes.pt pictures …` in the temporary folder."""
+
+    def start_one(*arguments: str, before: Callable[[], None] | None = None, **environment: str) -> Any:
+        command = ["explain", str(SHAPES), "pictures", *FAST, *arguments]
+        process = processes.Process(target=run_cli, args=(command, tmp_path, environment, before))
+        process.start()
+        return process
+
+    return start_one
+
+
+@pytest.fixture
+def finish(start) -> Callable[..., int]:
+    """The same, waited for: its exit code."""
+
+    def finish_one(*arguments: str, **more: Any) -> int:
+        process = start(*arguments, **more)
+        process.join(120)
+        assert process.exitcode is not None
+        return process.exitcode
+
+    return finish_one
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    """Ten scenes and a file that is none, in the folder `pictures`."""
+    return draw(tmp_path / "pictures", 10)
+
+
+def draw(folder: Path, count: int) -> list[Path]:
+    folder.mkdir()
+    paths = [folder / f"{number:03d}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        Image.fromarray(make_scene(number).image).save(path)
+    (folder / "broken.png").write_bytes(b"no picture")
+    return [*paths, folder / "broken.png"]
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run, without the time it took."""
+    lines = (run / "index.jsonl").read_text().splitlines()
+    return [{name: value for name, value in json.loads(line).items() if name != "ms"} for line in lines]
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """All files of a run's pictures: name -> content."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(run.iterdir())
+        if path.is_file() and path.name not in ("index.jsonl", "run.json")
+    }
+
+
+def said(folder: Path) -> str:
+    """All that processes have said in a folder."""
+    return "".join(path.read_text() for path in sorted(folder.glob("said-*.txt")))

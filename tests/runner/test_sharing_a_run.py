@@ -1,0 +1,167 @@
+"""One run shared among processes: by hand, by torchrun, by Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAST, SHAPES, draw, files_of, rows_of, said
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detcam.errors import InputError
+from detcam.explainer import ExplainOptions
+from detcam.explanation import SaveOptions
+from detcam.outputs import RunFolder
+from detcam.runner import ExplainBatch, ExplainerConfig, Shard, jobs_of, shard_of_torchrun
+
+
+@given(st.lists(st.integers()), st.integers(1, 9))
+def test_shares_hold_everything_once(items, count):
+    dealt = [list(Shard(number, count).of(items)) for number in range(1, count + 1)]
+    assert sorted(one for share in dealt for one in share) == sorted(items)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "1/99999999", ""])
+def test_a_share_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match="a shard is i/n with i from 1 to n, such as 1/4, got"):
+        Shard.parse(text)
+
+
+def test_torchrun_says_which_share():
+    assert shard_of_torchrun({}) is None
+    assert shard_of_torchrun({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}) is None  # somebody else's
+    there = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    worker = shard_of_torchrun(there)
+    assert worker is not None
+    assert (worker.shard, worker.local, worker.is_restart) == (Shard(6, 8), 1, False)
+    again = shard_of_torchrun({**there, "TORCHELASTIC_RESTART_COUNT": "2"})
+    assert again is not None
+    assert again.is_restart
+    with pytest.raises(InputError, match="torchrun's RANK, WORLD_SIZE and LOCAL_RANK cannot be read"):
+        shard_of_torchrun({**there, "RANK": "x"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("--engine", "ray", "--shard", "1/2"), {}, "--engine ray deals pictures out itself"),
+        (("--minimal", "--resume"), {}, "--minimal cannot be resumed or run on Ray"),
+        (("--shard", "2/1"), {}, "a shard is i/n"),
+        (
+            ("--shard", "1/1"),
+            {"TORCHELASTIC_RUN_ID": "a", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+            "torchrun deals pictures out itself",
+        ),
+        (("--box", "1,1,5,5", "--resume"), {}, "--box asks about one picture, here and at once"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused_before_anything_is_made(
+    finish, pictures, tmp_path, arguments, environment, message
+):
+    assert finish(*arguments, **environment) in (1, 2)
+    assert message in said(tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_shares_make_the_run_that_one_process_makes(finish, pictures, tmp_path):
+    assert finish("--name", "alone", "--save", "maps") == 3
+    for number in (3, 1, 2):
+        finish("--name", "shared", "--save", "maps", "--shard", f"{number}/3")
+        done = (tmp_path / "runs/explain/shared/index.jsonl").exists()
+        assert done == (number == 2)  # the last one ends it
+    alone, shared = (tmp_path / "runs/explain" / name for name in ("alone", "shared"))
+    assert rows_of(shared) == rows_of(alone)
+    assert files_of(shared) == files_of(alone)
+    assert said(tmp_path).count("other shares of this run are not done; the last one ends it") == 2
+
+
+def python(folder: Path, *arguments: str) -> Any:
+    """Run Python in a folder, with this very code."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+EXPLAIN = ("-m", "detcam", "explain", str(SHAPES), "pictures", *FAST)
+
+
+def test_torchrun_makes_the_run_that_one_process_makes(finish, tmp_path):
+    draw(tmp_path / "pictures", 5)
+    (tmp_path / "pictures/broken.png").unlink()  # for torchrun, exit code 3 is a failure to start over from
+    assert finish("--name", "alone") == 0
+    made = python(
+        tmp_path,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *EXPLAIN,
+        "--name",
+        "two",
+    )
+    assert made.returncode == 0, made.stderr
+    alone, shared = (tmp_path / "runs/explain" / name for name in ("alone", "two"))
+    assert {path.name for path in (shared / "parts").iterdir()} == {
+        "index-1-of-2.jsonl",
+        "index-2-of-2.jsonl",
+    }
+    assert rows_of(shared) == rows_of(alone)
+    assert files_of(shared) == files_of(alone)
+
+
+def test_ray_makes_the_run_that_one_process_makes_and_a_table(finish, tmp_path):
+    pytest.importorskip("ray", reason="no Ray: pip install 'detcam[ray]'")
+    import pyarrow.parquet
+
+    draw(tmp_path / "pictures", 5)
+    assert finish("--name", "alone") == 3
+    made = python(tmp_path, *EXPLAIN, "--name", "ray", "--engine", "ray", "--workers", "2", "--json")
+    assert made.returncode == 3, made.stderr
+    alone, shared = (tmp_path / "runs/explain" / name for name in ("alone", "ray"))
+    assert rows_of(shared) == rows_of(alone)
+    document = json.loads(made.stdout)
+    assert sorted(row["source"] for row in document["images"]) == [row["source"] for row in rows_of(alone)]
+    table = pyarrow.parquet.read_table(tmp_path / document["table"]).to_pylist()
+    assert [row["source"] for row in table] == [row["source"] for row in rows_of(alone)]
+    sidecar = json.loads((alone / "003_cam.json").read_text())
+    (row,) = (row for row in table if row["source"].endswith("003.png"))
+    assert [one["class"] for one in row["detections"]] == [box["class"] for box in sidecar["boxes"]]
+    assert row["detections"][0]["xyxy"] == pytest.approx(sidecar["boxes"][0]["xyxy"], abs=1e-3)
+    (shared / "index.parquet").unlink()
+    assert files_of(shared) == files_of(alone)
+
+
+def test_the_work_can_be_sent_away_without_its_model(tmp_path):
+    options = ExplainOptions(method="layer-cam", layers="backbone")
+    folder = RunFolder.create(tmp_path, "run", exist_ok=False)
+    work = ExplainBatch(ExplainerConfig(SHAPES, device="cpu", options=options), folder, SaveOptions())
+    (picture, *_) = draw(tmp_path / "pictures", 1)
+    (row,) = work(jobs_of([picture]))
+    sent = pickle.dumps(work)
+    assert len(sent) < 5_000
+    (again,) = pickle.loads(sent)(jobs_of([picture]))
+    assert again.record() | {"ms": 0} == row.record() | {"ms": 0}
+
+
+def test_without_ray_the_engine_says_what_to_install(tmp_path, monkeypatch):
+    from detcam.runner.on_ray import RayOptions, run_on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"the engine ray needs Ray: pip install 'detcam\[ray\]'"):
+        next(run_on_ray(ExplainerConfig(SHAPES), RunFolder(tmp_path), SaveOptions(), [], RayOptions()))
