@@ -82,6 +82,19 @@ class BoxEdge:
 
 
 @dataclass(frozen=True)
+class BoxSize:
+    """Width plus height of the box, in network-input pixels: what pushes its four edges outward."""
+
+    candidate: int
+    class_id: int
+
+    def __call__(self, raw: RawPrediction) -> Tensor:
+        index = raw.class_logits.new_tensor([self.candidate]).long()
+        x1, y1, x2, y2 = raw.boxes(index)[0]
+        return (x2 - x1) + (y2 - y1)
+
+
+@dataclass(frozen=True)
 class ClassDifference:
     """Logit of the detected class minus logit of another one: why this class and not that one."""
 
@@ -102,12 +115,13 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "y1": partial(BoxEdge, edge="y1"),
     "x2": partial(BoxEdge, edge="x2"),
     "y2": partial(BoxEdge, edge="y2"),
+    "box": BoxSize,
     "class-difference": ClassDifference,
 }
 
 UNITS: dict[str, str] = {
     "probability": "probability",
-    **dict.fromkeys(("x1", "y1", "x2", "y2"), "input pixels"),
+    **dict.fromkeys(("x1", "y1", "x2", "y2", "box"), "input pixels"),
 }
 """Unit of a target's value where it is not the logit."""
 

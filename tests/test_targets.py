@@ -92,6 +92,12 @@ def test_objectness_is_its_own_logit(with_objectness):
     with_objectness.check("objectness", 1, 0, -1.0, objectness={1: 1.0})
 
 
+def test_the_box_is_what_holds_its_edges_apart(plain):
+    x1, y1, x2, y2 = EDGES[1]
+    pushed = {(1, 0): -10.0, (1, 1): -10.0, (1, 2): 10.0, (1, 3): 10.0}
+    plain.check("box", 1, 0, 10 * (x2 - x1 + y2 - y1), edges=pushed)
+
+
 @pytest.mark.parametrize(("edge", "column"), [("x1", 0), ("y1", 1), ("x2", 2), ("y2", 3)])
 def test_an_edge_is_where_the_box_ends(plain, edge, column):
     plain.check(edge, 1, 0, 10 * EDGES[1][column], edges={(1, column): 10.0})
@@ -103,7 +109,7 @@ def test_class_difference_is_one_logit_minus_another(plain):
 
 def test_every_target_is_tested_here():
     assert list(TARGETS) == [
-        *("class-logit", "probability", "objectness", "x1", "y1", "x2", "y2", "class-difference")
+        *("class-logit", "probability", "objectness", "x1", "y1", "x2", "y2", "box", "class-difference")
     ]
 
 
