@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ FAST = ("--method", "layer-cam", "--layers", "backbone", "--max-boxes", "2", "--
 def run_cli(
     arguments: list[str], folder: Path, environment: dict[str, str], before: Callable[[], None] | None
 ):
-    """What a process of its own does: the command line in a folder, its words in a file."""
+    """What a process of its own does: the command line in a folder, its words and its peak memory in files."""
     os.chdir(folder)
     os.environ.update(environment)
     said = os.open(f"said-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -34,7 +35,11 @@ def run_cli(
     from detcam.cli import main
 
     torch.set_num_threads(1)
-    main(arguments)
+    try:
+        main(arguments)
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        Path("peak.txt").write_text(str(peak))
 
 
 @pytest.fixture(scope="session")
@@ -64,9 +69,9 @@ def start(processes, tmp_path) -> Callable[..., Any]:
 def finish(start) -> Callable[..., int]:
     """The same, waited for: its exit code."""
 
-    def finish_one(*arguments: str, **more: Any) -> int:
+    def finish_one(*arguments: str, wait: float = 240, **more: Any) -> int:
         process = start(*arguments, **more)
-        process.join(120)
+        process.join(wait)
         assert process.exitcode is not None
         return process.exitcode
 
