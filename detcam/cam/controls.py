@@ -86,8 +86,8 @@ def gaussian_in_box_control(activations: Tensor, boxes: Tensor) -> Tensor:
 def cell_blob_control(activations: Tensor, cells: Tensor) -> Tensor:
     """Cell-blob control: a Gaussian at the centre of the cell that decided, σ = that cell's side.
 
-    At the head's input a prediction's gradient lives in a few cells around its own (`methods.md`,
-    fact 1); this is what a map owes to that alone. σ is at least a quarter of a cell of this grid.
+    At the head's input a prediction's gradient lives in a few cells around its own (`detcam layers` says
+    how many); this is what a map owes to that alone. σ is at least a quarter of a cell of this grid.
 
     Args:
         activations: layer output, (B, C, h, w).

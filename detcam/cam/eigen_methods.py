@@ -29,8 +29,8 @@ def eigen_cam(activations: Tensor) -> Tensor:
     Muhammad & Yeasin 2020, arXiv:2008.00299.
 
     Differs from the paper: X is centred, as a principal component asks; the paper projects raw A.
-    The sign is fixed (rule at the top of this file); where two components are equally strong, the
-    choice between them is the eigensolver's.
+    The sign is fixed: bright means more activation. Where two components are equally strong, the choice
+    between them is the eigensolver's.
 
     Args:
         activations: layer output A, (B, C, h, w).
