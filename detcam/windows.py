@@ -41,7 +41,10 @@ def gradient_windows(
         for level, candidate in raw.central_candidates().items():
             gradients = caught.gradients(raw.class_logits[candidate].sum())
             for name, gradient in gradients.items():
-                windows[name][level] = (0, 0) if gradient is None else _extent(gradient[0])
+                layer = name.partition("#")[0]  # one that runs several times: its runs are out#0, out#1 …
+                height, width = (0, 0) if gradient is None else _extent(gradient[0])
+                known = windows[layer].get(level, (0, 0))
+                windows[layer][level] = (max(height, known[0]), max(width, known[1]))
     return windows
 
 

@@ -24,6 +24,7 @@ from detcam.errors import (
 from detcam.geometry import Letterbox
 from detcam.scoring import Softmax
 from detcam.structures import Layer
+from detcam.windows import describe_layers
 
 
 @pytest.fixture
@@ -240,6 +241,31 @@ def test_named_modules_are_the_head_of_the_layer_table():
         model, head=("coarse", "fine"), num_classes=2, decode="v5", anchors=Maps.anchors, imgsz=64
     )
     assert {layer.name for layer in detector.layers() if layer.part == "head"} == {"coarse", "fine"}
+
+
+class SharedHead(nn.Module):
+    """One head for two levels: it runs twice in a forward pass."""
+
+    strides = (8, 16)
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 6, 8, stride=8), nn.Conv2d(6, 6, 3, stride=2, padding=1)
+        self.out = nn.Conv2d(6, 6, 3, padding=1)
+
+    def forward(self, batch):
+        fine = self.fine(batch)
+        rows = [self.out(one).flatten(2).transpose(1, 2) for one in (fine, self.coarse(fine))]
+        both = torch.cat(rows, dim=1)
+        return HeadOutput(both[..., :2], both[..., 2:])
+
+
+def test_a_layer_that_runs_for_each_level_has_a_window_for_each():
+    model = seeded(SharedHead())
+    rows = {row["name"]: row["total"] for row in describe_layers(wrap(model, head=model, imgsz=64))}
+    # A prediction is one cell of the head's output and three by three of its input, seven by seven of the
+    # finer level's where the coarser one was made of these: 2·3 + 1.
+    assert rows == {"fine": "P3:3×3 P4:7×7", "coarse": "P3:- P4:3×3", "out": "P3:1×1 P4:1×1"}
 
 
 def test_both_ways_explain_alike(pond, picture):
