@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow browser check docs compat parity bench bench-parity evidence clean
+.PHONY: demo test test-slow browser check docs gallery compat parity bench bench-parity evidence clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -34,6 +34,9 @@ check: $(READY)  ## style, types, who imports whom
 
 docs: $(READY)  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+gallery: $(READY)  ## a sheet of all methods for each detector with trained weights; ten minutes
+	$(BIN)/python scripts/gallery.py
 
 compat: $(READY)  ## the adapter's tests against older ultralytics releases
 	$(BIN)/python scripts/compat.py
