@@ -1,6 +1,7 @@
 """The documentation as a site: it builds without a warning, names all there is and fetches nothing."""
 
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -86,3 +87,14 @@ def test_links_between_files_of_the_repository_lead_to_pages(site):
     assert 'href="multi_input/"' in examples
     assert 'href="../images/towers.jpg"' in examples
     assert 'href="../weights/"' in (site / "labels" / "index.html").read_text(encoding="utf-8")
+
+
+def test_links_of_the_readme_lead_somewhere(site):
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 30
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).is_file(), link
+        if anchor:
+            page = site / path.removeprefix("docs/").removesuffix(".md") / "index.html"
+            assert f'id="{anchor}"' in page.read_text(encoding="utf-8"), link
