@@ -169,8 +169,8 @@ and a tile of noise is as bright as any. The share of the evidence in the box st
 box is high, too, which is why the last four, the controls, are there. What is better is not seen here but
 [measured](evidence.md).
 
-The networks see {IMGSZ} pixels. `d-rise` looks through {MASKS:,} masks here, a tenth of its default, so that
-its maps are noisier than they need be. `make gallery` draws everything again."""
+The networks see {IMGSZ} pixels; click a sheet for its full size. `d-rise` looks through {MASKS:,} masks here,
+a tenth of its default, so that its maps are noisier than they need be. `make gallery` draws everything again."""
 
 LAYERS = (
     "Layers: {}, of which the finest is drawn, for methods that work cell by cell; {}, added up, for others."
@@ -204,9 +204,10 @@ def _reasons(drawn: dict[str, Drawn]) -> list[str]:
 
 def _section(sheet: Sheet, family: str | None, drawn: Drawn) -> str:
     credit = f" Photograph: {CREDIT}." if sheet.picture == PHOTOGRAPH else ""
+    shown = f"images/gallery/{sheet.name}.jpg"
     parts = [
         f"## {sheet.title}",
-        f"![{sheet.title}: one detection under every method](images/gallery/{sheet.name}.jpg)",
+        f"[![{sheet.title}: one detection under every method]({shown})]({shown})",
         f"*`{sheet.weights.name}`, read as [{family}](families/{family}.md): {drawn.found}.{credit}*",
         LAYERS.format(*drawn.layers),
     ]
