@@ -169,8 +169,9 @@ and a tile of noise is as bright as any. The share of the evidence in the box st
 box is high, too, which is why the last four, the controls, are there. What is better is not seen here but
 [measured](evidence.md).
 
-The networks see {IMGSZ} pixels; click a sheet for its full size. `d-rise` looks through {MASKS:,} masks here,
-a tenth of its default, so that its maps are noisier than they need be. `make gallery` draws everything again."""
+The networks see {IMGSZ} pixels; click a sheet for its full size. `d-rise` looks through {MASKS:,} masks
+here, a tenth of its default, so that its maps are noisier than they need be.
+`make gallery` draws everything again."""
 
 LAYERS = (
     "Layers: {}, of which the finest is drawn, for methods that work cell by cell; {}, added up, for others."

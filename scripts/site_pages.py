@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of files beside `docs/`."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        content = notebook(text) if source.endswith(".py") else text
+        content = notebook(text, Path(source).name) if source.endswith(".py") else text
         files.append(File.generated(config, page, content=content))
     return files
 
@@ -66,13 +66,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return relink(markdown, name)
 
 
-def notebook(script: str) -> str:
-    """An example as a page: its text as it is, its code in blocks."""
+def notebook(script: str, name: str) -> str:
+    """An example as a page: its text as it is, its code in blocks; a mere script is no search result."""
     cells = jupytext.reads(script, fmt="py:percent").cells
     cells[0].source = re.sub(r"\A(# .*)\.$", r"\1", cells[0].source, flags=re.MULTILINE)  # no sentence
-    return "\n\n".join(
-        cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells
-    )
+    blocks = [one.source if one.cell_type == "markdown" else f"```python\n{one.source}\n```" for one in cells]
+    if cells[0].cell_type == "code":
+        blocks = ["---\nsearch:\n  exclude: true\n---", f"# {name}", *blocks]
+    return "\n\n".join(blocks)
 
 
 def relink(markdown: str, page: str) -> str:
