@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow browser check docs gallery compat parity bench bench-parity evidence clean
+.PHONY: demo test test-slow browser check docs gallery compat parity bench bench-parity evidence scale clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -49,6 +49,9 @@ bench: $(READY)  ## speed and memory, as ratios
 
 evidence: $(READY)  ## which maps tell the truth, on photographs and planted scenes; hours on two cores
 	$(BIN)/python benchmarks/evidence.py
+
+scale: $(READY)  ## what whole data sets take: time and storage
+	$(BIN)/python benchmarks/scale.py
 
 bench-parity: $(READY)  ## time and memory against pytorch-grad-cam's
 	$(BIN)/python scripts/parity.py --benchmark
