@@ -22,7 +22,7 @@ FAST = ("--method", "layer-cam", "--layers", "backbone", "--max-boxes", "2", "--
 def run_cli(
     arguments: list[str], folder: Path, environment: dict[str, str], before: Callable[[], None] | None
 ):
-    """What a process of its own does: the command line in a folder, its words and its peak memory in files."""
+    """What a process of its own does: the command line; its words and its peak memory go into files."""
     os.chdir(folder)
     os.environ.update(environment)
     said = os.open(f"said-{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
