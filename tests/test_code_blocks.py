@@ -31,6 +31,8 @@ NOT_RUN = {
     "pip install": "installs packages",
     "make ": "makes an environment of its own",
     "python examples/": "tests/test_examples.py runs them",
+    "torchrun ": "starts processes: tests/runner/test_sharing_a_run.py",
+    "detcam explain yolo.pt photos/ --name ray": "starts processes: tests/runner/test_sharing_a_run.py",
     "detcam report copied/run": "a run whose pictures moved: tests/report",
     "detcam explain frcnn.pth": "170 MB: tests/adapters/test_torchvision_loading.py runs a small one",
     "detcam explain leyolo.pt": "a fork's layers, which nobody has here: tests/adapters/test_leyolo.py",

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def test_two_workers_killed_at_random_moments_lose_and_double_nothing(
     assert finish("--name", "undisturbed", "--save", "maps") == 3
     died = kill_at_random(start, tmp_path, kills, longest)
     assert died >= kills
+    sys.stdout.write(f"{died} processes killed at work\n")  # for docs/reliability.md
     for shard in ("1/2", "2/2"):
         finish("--name", "killed", "--save", "maps", "--shard", shard, "--resume")
     run = tmp_path / "runs/explain/killed"
