@@ -33,7 +33,7 @@ from detcam.explanation import (
     Style,
 )
 from detcam.explanation import saving as saving_module
-from detcam.explanation.overlay import draw_figure, draw_levels
+from detcam.explanation.overlay import draw_levels
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.render import COLORMAPS, draw_boxes, read_map_png
@@ -390,16 +390,13 @@ def test_an_unknown_colour_map_is_refused_before_anything_is_drawn():
         Style(Scale("box"), "rainbow")
 
 
-def bar_texts(monkeypatch, draw: Any, explanation: Explanation, scale: str) -> Any:
-    """What the colour bar says: its right end, or a figure's range."""
+def bar_texts(monkeypatch, explanation: Explanation, scale: str) -> Any:
+    """What the colour bar of a sheet of levels says."""
     said = []
     monkeypatch.setattr(
         "detcam.explanation.overlay.with_colour_bar", lambda image, _map, *texts: said.append(texts) or image
     )
-    monkeypatch.setattr(
-        "detcam.explanation.overlay.figure", lambda _panels, **how: said.append(how["value_range"]) or b""
-    )
-    draw(explanation, Style(Scale.parse(scale)))
+    draw_levels(explanation, Style(Scale.parse(scale)))
     return said[0]
 
 
@@ -416,17 +413,9 @@ def bar_texts(monkeypatch, draw: Any, explanation: Explanation, scale: str) -> A
 )
 def test_the_bar_of_a_sheet_names_a_number_only_if_it_holds_in_every_panel(monkeypatch, scale, boxes, text):
     explanation = by_hand() if boxes == 2 else by_hand()[0]
-    low, high, title = bar_texts(monkeypatch, draw_levels, explanation, scale)
+    low, high, title = bar_texts(monkeypatch, explanation, scale)
     assert (low, high) == ("0", text)
     assert title == f"layer-cam · class-logit · scale: {scale.partition(':')[0]}"
-
-
-@pytest.mark.parametrize(
-    ("scale", "boxes", "top"), [("box", 1, 5.0), ("box", 2, 1.0), ("level", 1, 1.0), ("image", 2, 5.0)]
-)
-def test_the_bar_of_a_figure_shows_a_number_only_if_it_holds_in_every_panel(monkeypatch, scale, boxes, top):
-    explanation = by_hand() if boxes == 2 else by_hand()[0]
-    assert bar_texts(monkeypatch, draw_figure, explanation, scale) == (0.0, top)
 
 
 def test_a_notebook_shows_the_overlay_as_png(real):

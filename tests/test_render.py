@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import subprocess
 import sys
 
@@ -18,7 +17,6 @@ from PIL.PngImagePlugin import PngInfo
 from detcam.errors import ImageError, InputError, ShapeError, UnknownNameError
 from detcam.render import (
     COLORMAPS,
-    ONE_COLUMN,
     PALETTE,
     ColourKey,
     TileStyle,
@@ -29,7 +27,6 @@ from detcam.render import (
     decode_map_16bit,
     draw_boxes,
     encode_map_16bit,
-    figure,
     matrix_sheet,
     read_map_png,
     scale_map,
@@ -634,62 +631,6 @@ def test_map_that_is_not_finite_is_not_written(tmp_path):
     with pytest.raises(InputError, match="finite"):
         write_map_png(tmp_path / "a.png", np.array([[np.nan, 1]]))
     assert not (tmp_path / "a.png").exists()
-
-
-# Figures
-
-
-def a_figure(**options: object) -> bytes:
-    panels = [("all", solid(CYAN, (30, 40))), (r"no formula: $\bus$", solid((200, 0, 0), (30, 40)))]
-    return figure(panels, colormap="inferno", value_range=(0, 2.5), title="class logit", **options)
-
-
-@pytest.mark.parametrize(("file_format", "starts"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
-def test_figure_is_the_same_file_each_time(file_format, starts):
-    first = a_figure(file_format=file_format)
-    assert first.startswith(starts)
-    assert a_figure(file_format=file_format) == first
-    assert b"CreationDate" not in first
-    assert b"<dc:date>" not in first
-
-
-def test_fonts_of_a_figure_are_truetype():
-    assert b"/CIDFontType2" in a_figure()
-    assert b"/Type3" not in a_figure()
-
-
-@pytest.mark.parametrize(("inches", "points"), [(ONE_COLUMN, "234pt"), (6.875, "495pt")])
-def test_figure_has_the_width_of_the_column(inches, points):
-    svg = a_figure(width=inches, file_format="svg").decode()
-    assert re.search(r'<svg [^>]*width="([^"]+)"', svg).group(1) == points
-
-
-def test_figure_holds_a_picture_a_panel_and_one_colour_bar():
-    svg = a_figure(file_format="svg").decode()
-    assert svg.count("<image ") == 3
-    assert svg.count("class logit") == 1
-
-
-def test_figure_leaves_matplotlib_as_it_was():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-    a_figure(columns=1)
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_figure_does_without_pyplot():
-    code = (
-        "import sys, numpy, detcam.render as r; "
-        "r.figure([('', numpy.zeros((4, 4, 3), 'u1'))], colormap='jet', value_range=(0, 1), title=''); "
-        "sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_figure_of_nothing_is_refused():
-    with pytest.raises(InputError, match="0 panels"):
-        figure([], colormap="inferno", value_range=(0, 1), title="")
 
 
 def test_without_matplotlib_pillows_own_font_is_used(monkeypatch):

@@ -19,6 +19,7 @@ from detcam import __version__
 from detcam.cli.evaluating import evaluate
 from detcam.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED
 from detcam.cli.explaining import explain
+from detcam.cli.figuring import figure
 from detcam.cli.listing import doctor, inspect_file, layers, methods
 from detcam.cli.looking import features, kernels, maps
 from detcam.cli.reporting import report
@@ -49,7 +50,19 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (explain, report, evaluate, features, maps, kernels, layers, methods, inspect_file, doctor):
+for _command in (
+    explain,
+    report,
+    figure,
+    evaluate,
+    features,
+    maps,
+    kernels,
+    layers,
+    methods,
+    inspect_file,
+    doctor,
+):
     cli.add_command(_command)
 for _command in (cli, *cli.commands.values()):
     # click's mark for "do not wrap this" is a control character; a docstring holds it spelt out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from detcam.render import (
     class_colour,
     contact_sheet,
     draw_boxes,
-    figure,
     scale_map,
     strongest_share,
     with_colour_bar,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 SCALES = ("energy", "box", "image", "level", "fixed")
 MERGED = "merged"
 _PLACE = (255, 255, 255)
-_TOPS = {"energy": "top tenth"}  # what the end of the colour bar says where boxes differ
 
 
 @dataclass(frozen=True)
@@ -122,15 +120,6 @@ def draw_levels(explanation: Explanation, style: Style) -> npt.NDArray[np.uint8]
     )
 
 
-def draw_figure(explanation: Explanation, style: Style) -> bytes:
-    """The same panels as a PDF for papers, with one shared colour bar."""
-    tops = _all_tops(explanation, style.scale)
-    *_, title = _bar(explanation, style.scale, tops, "")
-    top = max(tops, default=0.0) if _is_one_number(tops) else 1.0
-    panels = _panels(explanation, style)
-    return figure(panels, colormap=style.colormap, value_range=(0.0, top or 1.0), title=title, width=6.875)
-
-
 def _panels(explanation: Explanation, style: Style) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     names = {MERGED: "all levels", **{x.level: _titled(x) for x in explanation.layers}}
     return [
@@ -144,7 +133,17 @@ def _all_tops(explanation: Explanation, scale: Scale) -> list[float]:
     return [top for level in (*explanation.levels, MERGED) for top in scale.tops(explanation, level)]
 
 
-def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]) -> npt.NDArray[np.uint8]:
+def blended(
+    explanation: Explanation, style: Style, level: str, tops: Sequence[float]
+) -> npt.NDArray[np.uint8]:
+    """The picture with the maps of all its boxes at one level and nothing else, (H, W, 3) RGB.
+
+    Args:
+        explanation: what to draw.
+        style: colour map and opacity.
+        level: a key of `levels`, or "merged".
+        tops: the value drawn in full colour for each box.
+    """
     pixels = explanation.picture.pixels
     values = np.zeros(pixels.shape[:2], np.float32)
     maps = maps_of(explanation, level)
@@ -152,20 +151,72 @@ def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]
         if top > 0:
             heatmap = explanation.geometry.maps_to_image(maps[box : box + 1])[0].cpu().numpy()
             values = np.maximum(values, scale_map(heatmap, 0.0, top))
+    return blend(pixels, values, style.colormap, opacity=style.opacity)
+
+
+def top_text(scale: Scale) -> str:
+    """What the end of a colour bar says where boxes differ in what is drawn in full colour."""
+    return "top tenth" if scale.kind == "energy" else f"{scale.kind} max"
+
+
+@dataclass(frozen=True, eq=False)
+class Marks:
+    """The boxes on a picture, as `render.draw_boxes` takes them: M explained ones, then places.
+
+    Attributes:
+        boxes: xyxy in picture pixels.
+        labels: a text each.
+        colours: RGB each.
+        corners: corner points of rotated boxes, or None.
+        dashed: which are no detections.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    labels: list[str]
+    colours: list[tuple[int, int, int]]
+    corners: npt.NDArray[np.float32] | None
+    dashed: list[bool]
+
+
+def marks(explanation: Explanation, captions: Sequence[str]) -> Marks:
+    """What is marked on the picture of an explanation.
+
+    Args:
+        explanation: of M boxes.
+        captions: their labels.
+    """
     detections, places = explanation.detections, _places(explanation)
     count, more = len(explanation), len(places)
-    others = np.array([place for place, _ in places]).reshape(-1, 4)
+    others = np.array([place for place, _ in places], np.float32).reshape(-1, 4)
     corners = None
     if detections.corners is not None:
         upright = others[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
         corners = np.concatenate([detections.corners.cpu().numpy(), upright])
+    return Marks(
+        boxes=np.concatenate([detections.boxes.cpu().numpy(), others]),
+        labels=[*captions, *(text for _, text in places)],
+        colours=[*map(class_colour, detections.labels.tolist()), *[_PLACE] * more],
+        corners=corners,
+        dashed=[*(_is_dashed(explanation, box) for box in range(count)), *[True] * more],
+    )
+
+
+def named(explanation: Explanation, box: int) -> str:
+    """Class and score; what is wrong with it in front."""
+    verdict = explanation.verdict_of.get(box)
+    wrong = f"{verdict.kind}: " if verdict is not None and verdict.kind not in RIGHT else ""
+    return wrong + explanation.label(box)
+
+
+def _panel(explanation: Explanation, style: Style, level: str, tops: list[float]) -> npt.NDArray[np.uint8]:
+    on_it = marks(explanation, [_caption(explanation, box) for box in range(len(explanation))])
     return draw_boxes(
-        blend(pixels, values, style.colormap, opacity=style.opacity),
-        np.concatenate([detections.boxes.cpu().numpy(), others]),
-        [*(_caption(explanation, box) for box in range(count)), *(text for _, text in places)],
-        [*map(class_colour, detections.labels.tolist()), *[_PLACE] * more],
-        corners,
-        [*(_is_dashed(explanation, box) for box in range(count)), *[True] * more],
+        blended(explanation, style, level, tops),
+        on_it.boxes,
+        on_it.labels,
+        on_it.colours,
+        on_it.corners,
+        on_it.dashed,
     )
 
 
@@ -187,9 +238,7 @@ def _places(explanation: Explanation) -> list[tuple[Box, str]]:
 
 def _caption(explanation: Explanation, box: int) -> str:
     """Class, score and the level that predicted the box, where that is known; what is wrong in front."""
-    verdict = explanation.verdict_of.get(box)
-    wrong = f"{verdict.kind}:" if verdict is not None and verdict.kind not in RIGHT else None
-    return " ".join(filter(None, (wrong, explanation.label(box), explanation.deciding[box])))
+    return " ".join(filter(None, (named(explanation, box), explanation.deciding[box])))
 
 
 def _titled(layer: ExplainedLayer) -> str:
@@ -217,7 +266,7 @@ def _bar(explanation: Explanation, scale: Scale, tops: list[float], level: str) 
         what += f" · {level}"
     if not tops:
         return "", "", f"{what} · nothing detected"
-    high = f"{max(tops):.3g}" if _is_one_number(tops) else _TOPS.get(scale.kind, f"{scale.kind} max")
+    high = f"{max(tops):.3g}" if _is_one_number(tops) else top_text(scale)
     return "0", high, f"{what} · scale: {scale.kind}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detcam.errors import InputError, UnknownNameError
-from detcam.explanation.overlay import MERGED, Style, draw, draw_figure, draw_levels, maps_of
+from detcam.explanation.overlay import MERGED, Style, draw, draw_levels, maps_of
 from detcam.explanation.sidecar import classes, sidecar
 from detcam.files import make_folder, whole_file, write_arrays, write_json, write_picture
 from detcam.render import MOST_TILES, TileStyle, tile_sheet, write_map_png
@@ -120,8 +120,10 @@ def _save_maps(explanation: Explanation, folder: Path, stem: str, options: SaveO
 
 def _save_figure(explanation: Explanation, folder: Path, stem: str, options: SaveOptions) -> list[Path]:
     """A PDF for papers: every level and their sum."""
+    from detcam.explanation.paper import draw_figure  # here, since matplotlib takes 0.2 s
+
     path = folder / f"{stem}_cam.pdf"
-    content = draw_figure(explanation, options.style)
+    content = draw_figure([explanation], options.style).encoded("pdf")
     with whole_file(path) as file:
         file.write(content)
     return [path]

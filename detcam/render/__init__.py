@@ -1,9 +1,10 @@
 """From raw maps to something one can look at: the only room that normalises or colours.
 
 Everything here is a pure function of numpy arrays; pictures are (H, W, 3) uint8 RGB throughout.
+`render.paper` is imported by itself, since matplotlib comes with it.
 """
 
-from detcam.render.boxes import PALETTE, class_colour, draw_boxes
+from detcam.render.boxes import PALETTE, box_outlines, class_colour, draw_boxes
 from detcam.render.colour import COLORMAPS, blend, colourise, scale_map, strongest_share
 from detcam.render.mapfile import (
     EncodedMap,
@@ -13,7 +14,6 @@ from detcam.render.mapfile import (
     write_map_png,
 )
 from detcam.render.outlines import draw_outline
-from detcam.render.paper import ONE_COLUMN, TWO_COLUMNS, figure
 from detcam.render.sheets import contact_sheet, magnify, shrink, with_colour_bar
 from detcam.render.values import (
     MOST_TILES,
@@ -29,15 +29,14 @@ from detcam.render.values import (
 __all__ = [
     "COLORMAPS",
     "MOST_TILES",
-    "ONE_COLUMN",
     "PALETTE",
     "TILE_SCALES",
-    "TWO_COLUMNS",
     "ColourKey",
     "EncodedMap",
     "TileScale",
     "TileStyle",
     "blend",
+    "box_outlines",
     "class_colour",
     "colour_kernel_sheet",
     "colourise",
@@ -46,7 +45,6 @@ __all__ = [
     "draw_boxes",
     "draw_outline",
     "encode_map_16bit",
-    "figure",
     "magnify",
     "matrix_sheet",
     "read_map_png",

@@ -14,10 +14,21 @@ from PIL import Image, ImageDraw
 
 from detcam.errors import InputError, ShapeError
 from detcam.render.colour import UInt8Array, check_image
-from detcam.render.text import BLACK, Colour, fit, line_height, readable_on, text_size_for, text_width, write
+from detcam.render.text import (
+    BLACK,
+    SMALLEST,
+    Colour,
+    fit,
+    line_height,
+    readable_on,
+    text_size_for,
+    text_width,
+    write,
+)
 
 Outline = list[tuple[float, float]]
 
+_MARGIN = 2  # pixels between a label and the sides of its plate
 _ROWS_AWAY = 2  # further from its box, a label seems to belong to whatever lies there
 
 # Hues that the default colour map does not use, so that a box is never taken for a hot edge.
@@ -56,6 +67,30 @@ class Plate:
         return max(0, columns) * max(0, rows)
 
 
+@dataclass(frozen=True)
+class Lettering:
+    """How labels are written.
+
+    Attributes:
+        size: of the text.
+        margin: between a text and the sides of its plate.
+        smallest: size down to which a text shrinks to fit, before it is shortened.
+    """
+
+    size: int
+    margin: int
+    smallest: int = SMALLEST
+
+
+@dataclass(frozen=True)
+class PlacedLabel:
+    """A text on its plate, and the size in which it fits there."""
+
+    plate: Plate
+    text: str
+    size: int
+
+
 def class_colour(class_id: int) -> Colour:
     """Give a class its colour: always the same one; ten colours take turns."""
     return PALETTE[class_id % len(PALETTE)]
@@ -86,7 +121,7 @@ def draw_boxes(
         InputError: coordinates are not finite, or a box has x1 > x2 or y1 > y2.
     """
     check_image(image)
-    outlines = _outlines(boxes, corners, image.shape[:2])
+    outlines = box_outlines(boxes, corners, image.shape[:2])
     dashed = [False] * len(outlines) if dashed is None else dashed
     if not len(outlines) == len(labels) == len(colours) == len(dashed):
         raise ShapeError(
@@ -99,10 +134,33 @@ def draw_boxes(
     for outline, colour, is_dashed in zip(outlines, colours, dashed, strict=True):
         for line in _dashes(outline, 8 * line_width) if is_dashed else [_closed(outline)]:
             _draw_line(draw, line, colour, line_width)
-    plates: list[Plate] = []
-    for outline, label, colour in zip(outlines, labels, colours, strict=True):
-        _draw_label(draw, outline, label, colour, plates)
+    size = text_size_for(*image.shape[:2])
+    placed = place_labels(outlines, labels, image.shape[:2], Lettering(size, _MARGIN))
+    for label, colour in zip(placed, colours, strict=True):
+        if label is not None:
+            _draw_label(draw, label, colour)
     return np.array(drawn)
+
+
+def place_labels(
+    outlines: Sequence[Outline],
+    labels: Sequence[str],
+    picture: tuple[int, ...],
+    lettering: Lettering,
+) -> list[PlacedLabel | None]:
+    """Where the labels of a picture go; None for one that is empty or finds no room.
+
+    Args:
+        outlines: corner points (x, y) of M boxes.
+        labels: M texts.
+        picture: (H, W).
+        lettering: of all of them.
+    """
+    placed: list[PlacedLabel | None] = []
+    for outline, label in zip(outlines, labels, strict=True):
+        taken = [one.plate for one in placed if one is not None]
+        placed.append(_fitted_label(outline, label, picture, taken, lettering))
+    return placed
 
 
 def place_label(
@@ -134,9 +192,20 @@ def place_label(
     return None
 
 
-def _outlines(
+def box_outlines(
     boxes: npt.NDArray[Any], corners: npt.NDArray[Any] | None, picture: tuple[int, ...]
 ) -> list[Outline]:
+    """The corner points (x, y) of boxes; a side outside the picture is moved to its rim.
+
+    Args:
+        boxes: (M, 4) xyxy in the picture's pixels.
+        corners: (M, 4, 2) of rotated boxes, used instead.
+        picture: (H, W).
+
+    Raises:
+        ShapeError: a wrong shape.
+        InputError: coordinates are not finite, or a box has x1 > x2 or y1 > y2.
+    """
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ShapeError(f"boxes must be (M, 4) xyxy, got {boxes.shape}")
     if (boxes[:, 2:] < boxes[:, :2]).any():
@@ -174,20 +243,26 @@ def _draw_line(draw: ImageDraw.ImageDraw, line: Outline, colour: Colour, line_wi
     draw.line(line, fill=colour, width=line_width, joint="curve")
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw, outline: Outline, label: str, colour: Colour, taken: list[Plate]
-) -> None:
-    """Draw a plate with its text and add it to `taken`, unless the picture has no room for it."""
-    width, height = draw.im.size
-    margin = 2
-    text, size = fit(label, text_size_for(height, width), width - 2 * margin)
-    plate_size = (line_height(size), text_width(text, size) + 2 * margin)
+def _fitted_label(
+    outline: Outline,
+    label: str,
+    picture: tuple[int, ...],
+    taken: Sequence[Plate],
+    lettering: Lettering,
+) -> PlacedLabel | None:
+    height, width = picture
+    margins = 2 * lettering.margin
+    text, size = fit(label, lettering.size, width - margins, lettering.smallest)
+    plate_size = (line_height(size), text_width(text, size) + margins)
     covered = sum(plate.area for plate in taken) + plate_size[0] * plate_size[1]
     if not text or plate_size[0] > height or (taken and covered > height * width / 3):
-        return
+        return None
     plate = place_label(outline, plate_size, (height, width), taken)
-    if plate is None:
-        return
+    return None if plate is None else PlacedLabel(plate, text, size)
+
+
+def _draw_label(draw: ImageDraw.ImageDraw, label: PlacedLabel, colour: Colour) -> None:
+    plate = label.plate
     draw.rectangle((plate.left, plate.top, plate.right - 1, plate.bottom - 1), fill=colour)
-    write(draw, (plate.left + margin, (plate.top + plate.bottom) / 2), text, size, readable_on(colour))
-    taken.append(plate)
+    at = (plate.left + _MARGIN, (plate.top + plate.bottom) / 2)
+    write(draw, at, label.text, label.size, readable_on(colour))

@@ -45,10 +45,10 @@ def text_width(text: str, size: int) -> int:
     return round(font(size).getlength(text) + 0.5)
 
 
-def fit(text: str, size: int, room: int) -> tuple[str, int]:
+def fit(text: str, size: int, room: int, smallest: int = SMALLEST) -> tuple[str, int]:
     """Make a text fit `room` pixels: in a smaller size if that is enough, else shortened with an ellipsis."""
     text = one_line(text)
-    while size > SMALLEST and text_width(text, size) > room:
+    while size > smallest and text_width(text, size) > room:
         size -= 1
     if text_width(text, size) <= room:
         return text, size

@@ -38,6 +38,7 @@ class StoredBox:
         class_name: of the detection; a stranger's words.
         score: of the detection, 0..1.
         level: that predicted the box, where it is known.
+        candidate: the row of the raw prediction that it came from.
         target_value: in the target's unit.
         convergence: how far random masks settle the map, where it is made of such.
         maps: level name or "merged" -> (h, w) raw, on a grid over the network's input.
@@ -51,6 +52,7 @@ class StoredBox:
     class_name: str
     score: float
     level: str | None
+    candidate: int
     target_value: float
     convergence: float | None
     maps: Mapping[str, FloatArray]
@@ -265,6 +267,7 @@ def _box(
         class_name=_text(box["class"]),
         score=_number(box["score"]),
         level=_words(box["level"]),
+        candidate=int(box["candidate"]),
         target_value=_number(box["target_value"]),
         convergence=_optional(box["convergence"]),
         maps=maps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from small_yolo import detector, pictures
 
 import detcam
+from detcam.cli import main
 from detcam.explanation import Explanation, Verdict
 
 HEIGHT, WIDTH = 61, 97
@@ -53,6 +55,21 @@ def write_run(explained) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def detcam_(capsys, monkeypatch, tmp_path):
+    """Run the command line in this process and an empty folder: exit code, stdout, stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")

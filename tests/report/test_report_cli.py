@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from small_yolo import checkpoint, pictures
-
-from detcam.cli import main
-
-
-@pytest.fixture
-def detcam_(capsys, monkeypatch, tmp_path):
-    """Run the command line in this process and an empty folder: exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_report_prints_the_page_it_wrote(tmp_path, detcam_, write_run):
