@@ -11,6 +11,7 @@ DetcamError
 ├── UnsupportedModelError (TypeError) a model no adapter understands
 ├── CaptureError (RuntimeError)      the forward pass did not give what was to be captured
 │   └── NoGradientError              the target does not depend on any captured layer
+├── MissingPackageError (ImportError) a package that detcam does without until it is asked for
 └── OutputError (OSError)            a result that cannot be written
 """
 
@@ -97,6 +98,10 @@ class CaptureError(DetcamError, RuntimeError):
 
 class NoGradientError(CaptureError):
     """The target does not depend on any captured layer."""
+
+
+class MissingPackageError(DetcamError, ImportError):
+    """A package that detcam does without until it is asked for."""
 
 
 class OutputError(DetcamError, OSError):

@@ -1,7 +1,7 @@
 """One picture explained: what was found, how it looks, how it is stored."""
 
 from detcam.explanation.core import ExplainedLayer, Explanation, Merge, Question, Sampling
-from detcam.explanation.overlay import MERGED, SCALES, Scale, Style
+from detcam.explanation.overlay import MERGED, SCALES, Scale, Style, blended, lay_maps
 from detcam.explanation.saving import EXTRAS, SaveOptions, paths_of, save
 from detcam.explanation.sidecar import SCHEMA, sidecar
 from detcam.explanation.verdicts import KINDS, NOT_FOUND, RIGHT, Kind, Verdict
@@ -24,6 +24,8 @@ __all__ = [
     "Scale",
     "Style",
     "Verdict",
+    "blended",
+    "lay_maps",
     "paths_of",
     "save",
     "sidecar",

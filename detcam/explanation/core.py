@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from detcam.errors import ShapeError, UnknownNameError
+from detcam.errors import ShapeError
+from detcam.explanation.exchange import to_supervision
 from detcam.explanation.overlay import MERGED, Scale, Style, draw
 from detcam.explanation.saving import SaveOptions, paths_of, save
 from detcam.explanation.verdicts import Verdict, of_rows
@@ -269,8 +270,6 @@ class Explanation:
         Raises:
             UnknownNameError: no such level, scale or colour map.
         """
-        if level not in (*self.levels, MERGED):
-            raise UnknownNameError("level", level, [*self.levels, MERGED])
         return draw(self, Style(Scale.parse(scale), colormap, opacity), level)
 
     def figure(
@@ -334,6 +333,19 @@ class Explanation:
         """
         options = SaveOptions(Style(Scale.parse(scale), colormap), tuple(extras), half)
         return paths_of(save(self, Path(folder), stem or self.picture.stem, options))
+
+    def to_detections(self) -> Any:
+        """The boxes as `supervision.Detections`: xyxy in picture pixels, confidence and class_id.
+
+        `data` has for each box, beside supervision's "class_name": "level", that predicted it, or None;
+        "heatmap", (M, h, w), its merged map, raw, on a grid over the network's input; "heatmap_top", the
+        value that the scale "energy" draws in full colour; "target_value"; "energy_in_box". `metadata` has
+        the "geometry" that brings maps onto the picture, as `detcam.integrations.supervision` does.
+
+        Raises:
+            MissingPackageError: supervision is not installed.
+        """
+        return to_supervision(self)
 
     def _repr_png_(self) -> bytes:
         """The overlay, for notebooks."""

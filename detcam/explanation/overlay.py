@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detcam.errors import InputError, UnknownNameError
 from detcam.explanation.verdicts import NOT_FOUND, RIGHT, Box
+from detcam.geometry import Letterbox
 from detcam.render import (
     COLORMAPS,
     blend,
@@ -144,12 +145,27 @@ def blended(
         level: a key of `levels`, or "merged".
         tops: the value drawn in full colour for each box.
     """
-    pixels = explanation.picture.pixels
+    return lay_maps(
+        explanation.picture.pixels, maps_of(explanation, level), tops, explanation.geometry, style
+    )
+
+
+def lay_maps(
+    pixels: npt.NDArray[np.uint8], maps: Tensor, tops: Sequence[float], geometry: Letterbox, style: Style
+) -> npt.NDArray[np.uint8]:
+    """Lay boxes' maps over a picture; where they meet, the one that is stronger on its own scale is seen.
+
+    Args:
+        pixels: (H, W, 3) RGB.
+        maps: (M, h, w) raw, on a grid over the network's input.
+        tops: the value drawn in full colour for each of them.
+        geometry: picture <-> network input.
+        style: colour map and opacity.
+    """
     values = np.zeros(pixels.shape[:2], np.float32)
-    maps = maps_of(explanation, level)
-    for box, top in enumerate(tops):
+    for box, top in enumerate(tops):  # one at a time: all at once would fill the memory on large pictures
         if top > 0:
-            heatmap = explanation.geometry.maps_to_image(maps[box : box + 1])[0].cpu().numpy()
+            heatmap = geometry.maps_to_image(maps[box : box + 1])[0].cpu().numpy()
             values = np.maximum(values, scale_map(heatmap, 0.0, top))
     return blend(pixels, values, style.colormap, opacity=style.opacity)
 
@@ -246,7 +262,13 @@ def _titled(layer: ExplainedLayer) -> str:
 
 
 def maps_of(explanation: Explanation, level: str) -> Tensor:
-    """The boxes' raw maps at a level or `MERGED`, (M, h, w)."""
+    """The boxes' raw maps at a level or `MERGED`, (M, h, w).
+
+    Raises:
+        UnknownNameError: no such level.
+    """
+    if level not in (*explanation.levels, MERGED):
+        raise UnknownNameError("level", level, [*explanation.levels, MERGED])
     return explanation.merged if level == MERGED else explanation.levels[level]
 
 

@@ -63,10 +63,6 @@ def draw_figure(
     """
     first = rows[0]
     levels = _default_levels(first) if levels is None else levels
-    for row in rows:
-        for level in levels:
-            if level not in (*row.levels, MERGED):
-                raise UnknownNameError("level", level, [*row.levels, MERGED])
     drawn = replace(style, scale=_over_all(style.scale, rows, levels))
     tops = [top for row in rows for level in levels for top in drawn.scale.tops(row, level)]
     titles = ["photograph", *(_title(first, level) for level in levels)]

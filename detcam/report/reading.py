@@ -76,6 +76,7 @@ class StoredExplanation:
         best_score: the highest score in the picture.
         warnings: sentences.
         overlay: the picture with its maps, if there is one.
+        maps: a 16-bit PNG for each box, if they were saved.
         sheets: contact sheets of features, if they were made.
         verdicts: what the boxes are, if that was asked.
     """
@@ -91,6 +92,7 @@ class StoredExplanation:
     best_score: float
     warnings: tuple[str, ...]
     overlay: Path | None
+    maps: tuple[Path, ...]
     sheets: tuple[Path, ...]
     verdicts: tuple[Verdict, ...]
 
@@ -212,6 +214,7 @@ def read_explanation(sidecar: Path) -> StoredExplanation:
             best_score=_number(document["best_score"]),
             warnings=tuple(map(_text, document["warnings"])),
             overlay=_beside(sidecar, files["overlay"]) if "overlay" in files else None,
+            maps=tuple(_beside(sidecar, name) for name in files.get("maps", ())),
             sheets=tuple(
                 _beside(sidecar, name) for name in files.get("features", ()) if name.endswith(".jpg")
             ),

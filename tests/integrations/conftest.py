@@ -1,0 +1,52 @@
+"""A picture and what a small detector finds in it; packages kept from the network and the home folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from PIL import Image
+from small_yolo import detector, pictures
+
+import detcam
+from detcam.explanation import Explanation
+
+# Set here and not in a fixture: they are read when the packages are first imported, during collection.
+os.environ |= {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "FIFTYONE_DO_NOT_TRACK": "true",
+}
+
+HEIGHT, WIDTH = 61, 97  # primes, so that a swapped H/W cannot hide
+
+
+@pytest.fixture(scope="session")
+def explained(tmp_path_factory) -> Explanation:
+    path = tmp_path_factory.mktemp("photographs") / "street.png"
+    Image.fromarray(pictures(3, HEIGHT, WIDTH)[2]).save(path)
+    found = detcam.explain(detector(), path, method="layer-cam", layers="backbone", max_boxes=3)
+    assert len(found) == 3
+    return found
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch, tmp_path):
+    """A home of its own for every test, which may not reach any other machine."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    folders = ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR")
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", *(f"WANDB_{folder}" for folder in folders)):
+        monkeypatch.setenv(name, str(home))
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        is_here = self.family == socket.AF_UNIX or str(address[0]) in ("127.0.0.1", "::1", "localhost")
+        assert is_here, f"a connection to {address}"
+        real(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    return home
