@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow browser check docs gallery compat parity bench bench-parity evidence scale clean
+.PHONY: demo test test-slow browser check docs gallery compat fiftyone parity bench bench-parity evidence scale clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -41,6 +41,9 @@ gallery: $(READY)  ## a sheet of all methods for each detector with trained weig
 compat: $(READY)  ## the adapter's tests against older ultralytics releases
 	$(BIN)/python scripts/compat.py
 
+fiftyone: $(READY)  ## the FiftyOne integration, in an environment of its own
+	$(BIN)/python scripts/fiftyone.py
+
 parity: $(READY)  ## maps against pytorch-grad-cam's, value by value
 	$(BIN)/python scripts/parity.py
 
@@ -57,4 +60,4 @@ bench-parity: $(READY)  ## time and memory against pytorch-grad-cam's
 	$(BIN)/python scripts/parity.py --benchmark
 
 clean:
-	rm -rf $(VENV) .compat .parity
+	rm -rf $(VENV) .compat .parity .fiftyone
