@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from detcam.errors import InputError
-from detcam.explanation import MERGED, ExplainedLayer, Explanation, Question
+from detcam.explanation import MERGED, ExplainedLayer, Explanation, Question, Verdict
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.render import COLORMAPS
@@ -218,8 +218,18 @@ def test_without_levels_a_sum_that_is_none_of_them_is_shown_too():
     assert "P5 (finest)" in texts(whole.figure(levels=[MERGED]))
 
 
-def test_the_region_asked_about_is_on_the_photograph():
-    assert "asked about" in texts(by_hand(region=(20.0, 2.0, 60.0, 30.0)).figure())
+def test_what_is_no_detection_is_dashed_and_named():
+    def dashed(sheet: PaperFigure) -> int:
+        return sheet.encoded("svg").count(b"stroke-dasharray")
+
+    assert dashed(by_hand().figure(levels=["P5"])) == 0
+    asked = by_hand(region=(20.0, 2.0, 60.0, 30.0)).figure(levels=["P5"])
+    assert "asked about" in texts(asked)
+    assert dashed(asked) == 2 * 2  # a line and its rim, on the photograph and on the panel
+    miss = Verdict("near miss", (40, 44, 60, 60), 0, "cat", 0.2, "below the threshold", 3, row=1)
+    missed = by_hand(verdicts=(miss,)).figure(boxes=[1], levels=["P5"])
+    assert "near miss: cat 0.50" in texts(missed)
+    assert dashed(missed) == 2 * 2
 
 
 def test_a_figure_of_nothing_detected_is_the_photograph_and_says_so():
@@ -245,7 +255,7 @@ def test_a_bar_of_boxes_on_their_own_scales_says_from_where_to_where_these_go():
     # Box 0 is drawn up to 5, box 1 up to 0.5.
     said = texts(by_hand().figure(boxes=[0, 1], scale="box"))
     assert said[-4:-1] == ["0", "box max", "layer-cam of class-logit"]
-    assert said[-1] == "full colour from 0.5 to 5 (logit), panel by panel"
+    assert said[-1] == "full colour from 0.5 to 5 (logit), by box and level"
     assert "top tenth" in texts(by_hand().figure(boxes=[0, 1]))
 
 

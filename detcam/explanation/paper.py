@@ -125,5 +125,8 @@ def _bar(explanation: Explanation, style: Style, tops: Sequence[float]) -> Paper
         style.colormap,
         None,
         top_text(style.scale),
-        (what, f"full colour from {min(x for x in tops if x):.2g} to {max(tops):.2g}{unit}, panel by panel"),
+        (
+            what,
+            f"full colour from {min(x for x in tops if x):.2g} to {max(tops):.2g}{unit}, by box and level",
+        ),
     )

@@ -37,7 +37,7 @@ _NO_DATE: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"
 _INCH, _TENTHS = 72, 10
 _TEXT, _LABEL, _SMALLEST_TEXT = 7, 6, 5  # below 5 points, print cannot be read
 _EDGE, _GAP, _LINE = 2, 3, 9
-_BAR, _LINE_WIDTH, _DASHES = 6, 0.8, (3, 2)
+_BAR, _LINE_WIDTH, _DASHES = 6, 0.8, (2, 1.5)
 _NARROWEST, _HIGHEST = 18, 200 * _INCH  # of a panel, a quarter of an inch; no PDF page may be higher
 
 

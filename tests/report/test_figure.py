@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from small_yolo import detector, pictures
 
 import detcam
-from detcam.explanation import MERGED
+from detcam.explanation import MERGED, Verdict
 from detcam.report import read_explanation, restored
 
 
@@ -55,6 +56,15 @@ def test_a_stored_explanation_without_boxes_is_empty(tmp_path):
     assert len(again) == 0
     assert again.detections.best_score == pytest.approx(found.detections.best_score)
     assert again.figure().encoded("svg") == found.figure().encoded("svg")
+
+
+def test_a_stored_explanation_keeps_what_its_boxes_are(tmp_path, explained):
+    miss = Verdict("near miss", (1.0, 2.0, 30.0, 40.0), 0, "cat", 0.2, "below the threshold", 3, row=1)
+    judged = replace(explained, verdicts=(miss,))
+    judged.save(tmp_path)
+    again = restored(read_explanation(tmp_path / "street_cam.json"), judged.picture)
+    assert again.verdicts == judged.verdicts
+    assert again.figure(boxes=[1]).encoded("svg") == judged.figure(boxes=[1]).encoded("svg")
 
 
 @pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
