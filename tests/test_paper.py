@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from detcam.errors import InputError
-from detcam.explanation import MERGED, ExplainedLayer, Explanation, Question, Verdict
+from detcam.explanation import MERGED, ExplainedLayer, Explanation, Question, Style, Verdict
+from detcam.explanation.paper import draw_figure
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.render import COLORMAPS
@@ -291,6 +292,14 @@ def test_what_cannot_be_drawn_is_one_line(asked, message):
 def test_a_box_of_a_picture_without_any_is_one_line():
     with pytest.raises(InputError, match="no box 0 in street: nothing was detected there"):
         by_hand().of_class(1).figure(boxes=[0])
+
+
+def test_rows_that_answer_different_questions_share_no_bar():
+    other = by_hand(question=Question("grad-cam", "class-logit", "logit", "direct"))
+    with pytest.raises(
+        InputError, match=r"rows of one figure answer one question, got .*layer-cam.* and .*grad-cam"
+    ):
+        draw_figure([by_hand(), other], Style())
 
 
 def test_a_figure_of_no_panels_is_refused():

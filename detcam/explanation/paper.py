@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING
 
 from detcam.errors import InputError, UnknownNameError
@@ -59,9 +59,13 @@ def draw_figure(
 
     Raises:
         UnknownNameError: no such level or width.
-        InputError: so many panels that they cannot be read.
+        InputError: so many panels that they cannot be read, or rows of different questions.
     """
     first = rows[0]
+    for row in rows:
+        if row.question != first.question:  # one bar cannot be the key to both
+            both = (" ".join(map(str, astuple(one.question))) for one in (first, row))
+            raise InputError(f"rows of one figure answer one question, got {' and '.join(both)}")
     levels = _default_levels(first) if levels is None else levels
     drawn = replace(style, scale=_over_all(style.scale, rows, levels))
     tops = [top for row in rows for level in levels for top in drawn.scale.tops(row, level)]
