@@ -24,12 +24,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger 
 
 from detcam.integrations.lightning import ExplainCallback  # noqa: E402
 
-# Lightning advises on workers, checkpoints and loggers.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::UserWarning:lightning.*"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*"),
-]
 OPTIONS = ExplainOptions(method="layer-cam", layers="backbone", max_boxes=2)
 
 
