@@ -1,4 +1,4 @@
-"""Where the real weights are, and a vendor kept from writing to the home folder or installing packages."""
+"""Where the real weights are, and others kept from the home folder, the network and installing packages."""
 
 import os
 import tempfile
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-# Set here and not in a fixture: ultralytics reads them when it is first imported, maybe during collection.
+# Set here and not in a fixture: they are read when a package is first imported, maybe during collection.
 _vendor_settings = tempfile.TemporaryDirectory(prefix="detcam-tests-")
 os.environ["YOLO_CONFIG_DIR"] = _vendor_settings.name
 os.environ["YOLO_AUTOINSTALL"] = "false"
+for _name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR", "ARTIFACT_DIR"):
+    os.environ[f"WANDB_{_name}"] = _vendor_settings.name
+os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same sums on every machine
 
 

@@ -12,13 +12,7 @@ from small_yolo import detector, pictures
 import detcam
 from detcam.explanation import Explanation
 
-# Set here and not in a fixture: they are read when the packages are first imported, during collection.
-os.environ |= {
-    "WANDB_MODE": "offline",
-    "WANDB_SILENT": "true",
-    "WANDB_ERROR_REPORTING": "false",
-    "FIFTYONE_DO_NOT_TRACK": "true",
-}
+os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"  # here and not in a fixture: read when it is first imported
 
 HEIGHT, WIDTH = 61, 97  # primes, so that a swapped H/W cannot hide
 

@@ -8,38 +8,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from small_yolo import detector, pictures
+from small_yolo import checkpoint, detector, pictures
 
+import detcam
+from detcam.cli import cli
 from detcam.errors import InputError
-from detcam.explainer import Explainer, ExplainOptions
-from detcam.explanation import SaveOptions
+from detcam.explanation import Explanation
 from detcam.integrations.fiftyone import to_samples
-from detcam.outputs import RunFolder
-from detcam.render import read_map_png
-from detcam.runner import run, write_manifest
 
 fo = pytest.importorskip("fiftyone", reason="no fiftyone: pip install fiftyone, in an environment of its own")
 
 
-def write_run(folder: Path, extras: tuple[str, ...]) -> list:
+def write_run(folder: Path, *options: str) -> list[Explanation]:
+    """A run over two pictures and a file that is none; what is found in the two."""
     paths = []
     for number, pixels in enumerate(pictures(2)):
         paths.append(folder / f"{number}.png")
         Image.fromarray(pixels).save(paths[-1])
     (folder / "broken.png").write_bytes(b"no picture")
-    explainer = Explainer.of(detector(), ExplainOptions(max_boxes=2))
-    out, options = RunFolder.create(folder, "run", exist_ok=False), SaveOptions(extras=extras)
-    write_manifest(out, explainer, options, ["detcam", "explain"])
-    return list(run(explainer, [*paths, folder / "broken.png"], out, options))
+    words = ["explain", checkpoint(), *paths, folder / "broken.png", "--max-boxes", 2, "--project", folder]
+    said = CliRunner().invoke(cli, [*map(str, words), *options])
+    assert said.exit_code == 3, said.output  # some failed
+    return detcam.explain(detector(), paths, max_boxes=2)
 
 
 def test_samples_have_detections_and_their_heatmaps(tmp_path):
-    rows = write_run(tmp_path, ("maps",))
+    explanations = write_run(tmp_path, "--save", "maps")
     samples = to_samples(tmp_path / "run")
     assert [Path(sample.filepath).name for sample in samples] == ["0.png", "1.png"]
-    for sample, row in zip(samples, rows, strict=False):
-        explanation = row.explanation
+    for sample, explanation in zip(samples, explanations, strict=True):
         assert len(sample["detections"].detections) == len(explanation) == 2
         for box, one in enumerate(sample["detections"].detections):
             assert f"{one.label} {one.confidence:.2f}" == explanation.label(box)
@@ -53,12 +52,11 @@ def test_samples_have_detections_and_their_heatmaps(tmp_path):
             assert codes.dtype == np.uint16
             values = explanation[box].heatmap.numpy()
             span = values.max() - values.min()
-            np.testing.assert_allclose(values.min() + codes / 65535 * span, values, atol=span / 60_000)
-            np.testing.assert_allclose(read_map_png(heatmap.map_path), values, atol=span / 60_000)
+            np.testing.assert_allclose(values.min() + codes / 65535 * span, values, atol=span / 10_000)
 
 
 def test_pictures_may_have_been_moved(tmp_path):
-    write_run(tmp_path, ("maps",))
+    write_run(tmp_path, "--save", "maps")
     (tmp_path / "moved").mkdir()
     for name in ("0.png", "1.png"):
         shutil.move(tmp_path / name, tmp_path / "moved" / name)
@@ -69,6 +67,6 @@ def test_pictures_may_have_been_moved(tmp_path):
 
 
 def test_a_run_without_maps_is_one_line(tmp_path):
-    write_run(tmp_path, ())
+    write_run(tmp_path)
     with pytest.raises(InputError, match="has 2 boxes and 0 maps in the run: explain with --save maps"):
         to_samples(tmp_path / "run")
