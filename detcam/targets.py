@@ -90,8 +90,8 @@ class BoxSize:
 
     def __call__(self, raw: RawPrediction) -> Tensor:
         index = raw.class_logits.new_tensor([self.candidate]).long()
-        x1, y1, x2, y2 = raw.boxes(index)[0]
-        return (x2 - x1) + (y2 - y1)
+        box = raw.boxes(index)[0]
+        return (box[2:] - box[:2]).sum()
 
 
 @dataclass(frozen=True)

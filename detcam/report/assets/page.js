@@ -377,12 +377,13 @@ function setUp() {
 
 // What the index links to: "#box=3", or "#kind=missed" for the first box of that kind. Anything else is let be.
 function openAt(asked) {
-  const { boxes } = explanation(), kind = asked.get("kind");
-  if (boxes.some((box) => box.kind !== null && box.kind === kind)) {
+  const { boxes } = explanation(), kind = asked.get("kind"), box = asked.get("box") ?? "";
+  const isKnown = kind !== null && boxes.some((one) => one.kind === kind);
+  if (isKnown) {
     byId("kind").value = kind;
     fillBoxes(null);
   }
-  const number = asked.has("box") ? Number(asked.get("box")) : kind === null ? -1 : boxes.findIndex(isWanted);
+  const number = /^\d+$/.test(box) ? Number(box) : isKnown ? boxes.findIndex(isWanted) : -1;
   if (number in boxes) choose(number);
   else redraw();
 }
