@@ -7,7 +7,7 @@ DetcamError
 │   ├── UnknownNameError             a layer, method, class … that does not exist; offers the closest
 │   └── ImageError                   a picture that cannot be read
 ├── CheckpointError                  a model file that cannot be read
-│   └── UnsafeCheckpointError        a model file that would have to run code to be read
+│   └── UnsafeCheckpointError        a model file that would have to run code, or was made to do harm
 ├── UnsupportedModelError (TypeError) a model no adapter understands
 ├── CaptureError (RuntimeError)      the forward pass did not give what was to be captured
 │   └── NoGradientError              the target does not depend on any captured layer
@@ -77,7 +77,7 @@ class CheckpointError(DetcamError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """A model file that would have to run code to be read.
+    """A model file that would have to run code to be read, or that was made to take more than it holds.
 
     Attributes:
         unsafe_globals: dotted names the file wants imported and that nobody allowed.

@@ -18,9 +18,9 @@ from detcam.adapters.layouts import HeadFacts
 from detcam.adapters.torchvision_loading import class_columns, torchvision_class_layers
 from detcam.checkpoints import ModelFile, open_model_file
 from detcam.checkpoints.files import printable, read_bytes
-from detcam.checkpoints.model_file import WAYS_WITH_A_WHOLE_MODEL
+from detcam.checkpoints.model_file import WAYS_WITH_A_WHOLE_MODEL, is_safetensors
 from detcam.checkpoints.reading import unknown_globals
-from detcam.checkpoints.scanning import PickleListing, list_checkpoint
+from detcam.checkpoints.scanning import PickleListing, list_pickle
 from detcam.errors import CheckpointError, DetcamError, ShapeError
 
 _DARKNET_HEADER = {True: 20, False: 16}  # bytes; from version 0.2 on the count of pictures seen takes eight
@@ -110,12 +110,12 @@ def describe_file(path: str | PathLike[str], families: Mapping[str, Family]) -> 
     """
     path = Path(path)
     data = read_bytes(path)
-    if data.startswith(b"\x80"):
+    if data.startswith(b"\x80") and not is_safetensors(path, data):
         return _bare_pickle(path, data)
     file = open_model_file(path)
     family = _family_of(file, families)
     tensors = _weights(file)
-    listing = list_checkpoint(file.data) if file.kind == "torch" else PickleListing()
+    listing = list_pickle(file.checkpoint.archive.pickle) if file.checkpoint else PickleListing()
     convolutions = torchvision_class_layers(tensors or {}) or final_convolutions(tensors or {})
     unknown = _unknown(file, families.get(family or ""))
     counted = class_columns(tensors or {}) or _count(convolutions, tensors or {})
@@ -187,7 +187,7 @@ def _count(convolutions: Mapping[str, int], tensors: Mapping[str, Tensor]) -> in
 
 def _bare_pickle(path: Path, data: bytes) -> FileDescription:
     """A pickle without torch's zip archive around it: never read, only listed."""
-    listing = list_checkpoint(data)
+    listing = list_pickle(data)
     return FileDescription(
         path=str(path),
         kind="bare pickle, as torch saved before 1.6",

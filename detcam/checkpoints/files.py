@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import zipfile
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from detcam.checkpoints.records import DAMAGE, list_globals
+from detcam.checkpoints.acts import ActError, check_acts
+from detcam.checkpoints.archive import Archive, open_archive
+from detcam.checkpoints.records import DAMAGE, list_globals, unpickle_records
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 _NOT_A_MODEL = "Give the checkpoint that training wrote, such as best.pt"
@@ -35,14 +37,12 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "a gzip archive", "Unpack it first"),
     (b"Rar!", "a RAR archive", "Unpack it first"),
     (b"7z\xbc\xaf", "a 7-zip archive", "Unpack it first"),
-    (
-        b"\x80",
-        "a bare pickle, as torch saved before 1.6; those cannot be read safely",
-        "Ask its author to save it again with a newer torch",
-    ),
 )
-# How torch's restricted unpickler stumbles over the first instruction of a pickle of protocol 4 or 5.
-_FRAME_MET = f"Unsupported operand {pickle.FRAME[0]}"
+_SAVE_AGAIN = "Ask its author to save it again with a newer torch"
+# How torch's restricted unpickler stumbles over an instruction that torch.save never writes, and over the
+# first one of a pickle of protocol 4 or 5.
+_INSTRUCTION_MET = "Unsupported operand"
+_FRAME_MET = f"{_INSTRUCTION_MET} {pickle.FRAME[0]}"
 # How it refuses to call, import, make or fill in what is not on its list.
 _ACTS_MET = (
     "Trying to call reduce",
@@ -61,13 +61,27 @@ class CheckpointFile:
         path: where it was.
         sha256: of `data`.
         globals: dotted names it wants, sorted, less the tensor machinery that torch itself calls safe.
-        data: its bytes, read once: what was hashed and listed is what will be loaded.
+        archive: its bytes, read once: what was hashed and listed is what will be loaded.
     """
 
     path: Path
     sha256: str
     globals: tuple[str, ...]
-    data: bytes = field(repr=False)
+    archive: Archive = field(repr=False)
+
+    @property
+    def data(self) -> bytes:
+        """The whole file."""
+        return self.archive.data
+
+    def records(self) -> Any:
+        """What was saved, with a `Record` in place of every object of a class that the file names.
+
+        Raises:
+            what is in `DAMAGE`: it is damaged, or would do what no training run saves.
+        """
+        check_acts(self.archive, self.globals)
+        return unpickle_records(self.data, self.globals)
 
 
 def open_checkpoint(path: str | PathLike[str]) -> CheckpointFile:
@@ -75,16 +89,24 @@ def open_checkpoint(path: str | PathLike[str]) -> CheckpointFile:
 
     Raises:
         CheckpointError: there is no such file, or it is not a torch checkpoint.
+        UnsafeCheckpointError: its archive was made to take more memory than it holds.
     """
     path = Path(path)
     data = read_bytes(path)
-    _check_is_checkpoint(path, data)
+    if data.startswith(b"\x80"):
+        raise UnsafeCheckpointError(
+            f"{path} is a bare pickle, as torch saved before 1.6; those cannot be read safely. {_SAVE_AGAIN}"
+        )
+    if not data.startswith(b"PK\x03\x04"):
+        what, advice = _describe(data)
+        raise CheckpointError(f"{path} is {what}. {advice}")
+    archive = open_archive(str(path), data)
     try:
         names = list_globals(data)
     except DAMAGE as error:
         raise unread(path, error) from error
     digest = hashlib.file_digest(io.BytesIO(data), "sha256").hexdigest()
-    return CheckpointFile(path, digest, tuple(names), data)
+    return CheckpointFile(path, digest, tuple(names), archive)
 
 
 def unread(path: Path, error: BaseException) -> CheckpointError:
@@ -92,11 +114,16 @@ def unread(path: Path, error: BaseException) -> CheckpointError:
     # torch wraps what it found into advice to load the file unsafely; that is not ours to pass on.
     found = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
     if found.startswith(_FRAME_MET):
-        return CheckpointError(
+        return UnsafeCheckpointError(
             f"{path} was saved with pickle_protocol=4 or 5, which torch cannot read without running what is "
             "in it. Ask its author to save it again without that option"
         )
-    if any(words in str(error) for words in _ACTS_MET):
+    if found.startswith(_INSTRUCTION_MET):
+        return UnsafeCheckpointError(
+            f"{path} has an instruction that torch.save never writes ({found.split()[2]}): it was made by "
+            f"something else, or is damaged. Refused; nothing in it was run. {_SAVE_AGAIN}"
+        )
+    if isinstance(error, ActError) or any(words in str(error) for words in _ACTS_MET):
         return UnsafeCheckpointError(
             f"{path} calls or fills in something of its own making, which no plain training run saves. "
             "Refused; nothing in it was run. If you trust where it comes from: --unsafe-load"
@@ -117,6 +144,8 @@ def read_bytes(path: Path) -> bytes:
         CheckpointError: there is no such file, or it is empty; the text says what to do.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path} is a device or pipe, not a file. {_NOT_A_MODEL}")
         data = path.read_bytes()
     except FileNotFoundError as error:
         is_bare_name = path.name == str(path)
@@ -130,27 +159,11 @@ def read_bytes(path: Path) -> bytes:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} is larger than the memory there is. {_NOT_A_MODEL}") from error
     if not data:
         raise CheckpointError(f"{path} is empty (0 bytes). {_FETCH_AGAIN}")
     return data
-
-
-def _check_is_checkpoint(path: Path, data: bytes) -> None:
-    if not data.startswith(b"PK\x03\x04"):
-        what, advice = _describe(data)
-        raise CheckpointError(f"{path} is {what}. {advice}")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path} is a zip archive without an end, cut short at {len(data)} bytes. {_FETCH_AGAIN}"
-        ) from error
-    members = {name.rpartition("/")[2] for name in names}
-    if "constants.pkl" in members:
-        raise CheckpointError(f"{path} is a TorchScript export, whose layers are gone. {_NOT_A_MODEL}")
-    if "data.pkl" not in members:
-        raise CheckpointError(f"{path} is a zip archive without data.pkl, so no checkpoint. {_NOT_A_MODEL}")
 
 
 def _describe(data: bytes) -> tuple[str, str]:

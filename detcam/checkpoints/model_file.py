@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detcam.checkpoints.files import CheckpointFile, open_checkpoint, printable, read_bytes, unread
 from detcam.checkpoints.reading import unknown_globals
 from detcam.checkpoints.rebuilding import Rebuilder
-from detcam.checkpoints.records import DAMAGE, unpickle_records
+from detcam.checkpoints.records import DAMAGE
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 Value = TypeVar("Value")
@@ -95,12 +95,17 @@ def open_model_file(path: str | PathLike[str]) -> ModelFile:
     path = Path(path)
     data = read_bytes(path)
     digest = hashlib.sha256(data).hexdigest()
-    if data[8:10] == b'{"' or (path.suffix == ".safetensors" and not data.startswith(b"PK")):
+    if is_safetensors(path, data):
         return ModelFile(path, digest, "safetensors", data)
     if path.suffix == ".weights" and _is_darknet(data):
         return ModelFile(path, digest, "darknet", data)
     file = open_checkpoint(path)
     return ModelFile(path, file.sha256, "torch", file.data, file)
+
+
+def is_safetensors(path: Path, data: bytes) -> bool:
+    """Whether a file begins as safetensors do, or is called one and is no zip archive."""
+    return data[8:10] == b'{"' or (path.suffix == ".safetensors" and not data.startswith(b"PK"))
 
 
 def find_state_dict(content: Any) -> dict[str, Tensor] | None:
@@ -174,7 +179,7 @@ def _can_lose(name: str, prefix: str) -> bool:
 def _state_dict_in(file: CheckpointFile) -> dict[str, Tensor] | None:
     """The state dict among a file's records; only its tensors are taken out of them."""
     try:
-        found = find_state_dict(unpickle_records(file.data, file.globals))
+        found = find_state_dict(file.records())
     except DAMAGE as error:
         _refuse_whole_model(file)
         raise unread(file.path, error) from error

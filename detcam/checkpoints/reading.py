@@ -25,7 +25,7 @@ from detcam.checkpoints.rebuilding import (
     ParallelWrapper,
     Rebuilder,
 )
-from detcam.checkpoints.records import DAMAGE, unpickle_records
+from detcam.checkpoints.records import DAMAGE
 from detcam.errors import CheckpointError, UnsafeCheckpointError
 
 _PLAIN_CLASSES: dict[str, type] = {
@@ -89,7 +89,7 @@ def read_checkpoint(
     classes = _known_classes(file.globals, resolve) | allowed
     _refuse_unknown(file, [name for name in unknown_globals(file.globals, resolve) if name not in allowed])
     try:
-        records = unpickle_records(file.data, file.globals)
+        records = file.records()
         content = Rebuilder(file.path, classes, ignore_attributes).build(records)
     except DAMAGE as error:
         raise unread(file.path, error) from error

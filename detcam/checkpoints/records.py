@@ -55,7 +55,7 @@ def list_globals(data: bytes) -> list[str]:
 
 
 def unpickle_records(data: bytes, names: Sequence[str]) -> Any:
-    """Unpickle with a `Record` in place of every object of the named classes."""
+    """Unpickle with a `Record` for every object of the named classes; see `CheckpointFile.records`."""
     stand_ins = [(type("Record", (Record,), {"__slots__": (), "name": name}), name) for name in names]
     with _torch_knows_only(stand_ins):
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import pickletools
-import zipfile
 from dataclasses import dataclass, field
 
 from detcam.checkpoints.records import DAMAGE
 
-_MOST_BYTES = 64_000_000  # a pickle without its tensors is far smaller
+_MOST_BYTES = 16 << 20  # a pickle without its tensors is far smaller
 _MOST_PICKLES = 5  # torch before 1.6 wrote up to five, one after the other
 _STRINGS = (
     "SHORT_BINUNICODE",
@@ -43,22 +42,10 @@ class PickleListing:
     names: tuple[str, ...] | None = None
 
 
-def list_checkpoint(data: bytes) -> PickleListing:
-    """What stands in the pickle of a torch checkpoint, zipped or bare; empty for what is no pickle."""
-    if not data.startswith(b"PK"):
-        return list_pickle(data)
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entry = next(e for e in archive.infolist() if e.filename.rpartition("/")[2] == "data.pkl")
-            return list_pickle(archive.read(entry)) if entry.file_size <= _MOST_BYTES else PickleListing()
-    except (*DAMAGE, StopIteration, NotImplementedError, OSError):
-        return PickleListing()
-
-
 def list_pickle(data: bytes) -> PickleListing:
     """What stands in a pickle, or in several one after the other, as far as it can be made out."""
     reader = _Reader()
-    stream = io.BytesIO(data)
+    stream = io.BytesIO(data[:_MOST_BYTES])
     try:
         for _ in range(_MOST_PICKLES):
             for opcode, argument, _ in pickletools.genops(stream):
