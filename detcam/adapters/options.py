@@ -11,6 +11,7 @@ from detcam.adapters.base import Family, LoadOptions
 from detcam.adapters.layouts import LAYOUTS
 from detcam.adapters.told_names import ordered_names
 from detcam.errors import InputError, UnknownNameError
+from detcam.labels.text import parse_yaml
 
 _LISTS, _YAMLS = (".names", ".txt"), (".yaml", ".yml")
 PERMISSIONS = frozenset({"allow_globals", "unsafe"})
@@ -172,15 +173,7 @@ def _names_in_lines(path: Path, text: str) -> tuple[str, ...]:
 
 
 def _names_in_yaml(path: Path, text: str) -> tuple[str, ...]:
-    import yaml  # type: ignore[import-untyped]  # comes with ultralytics
-
-    try:
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise InputError(f"--names {path}, line {line}: no YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"--names {path}: no YAML: {str(error).splitlines()[0]}") from error
+    content = parse_yaml(text, f"--names {path}")
     names = content.get("names") if isinstance(content, Mapping) else None
     if not isinstance(names, list | Mapping) or not names:
         raise InputError(f"--names {path}: holds no `names:` list. Give the data set's data.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import reprlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from detcam.errors import InputError
 from detcam.images import Frame, read_frame
 from detcam.labels.masks import Polygon, RunLengths, turned_mask, turned_points
 from detcam.labels.pictures import LabelledPicture, LabelledPictures, LabelledSet
-from detcam.labels.text import read_text
+from detcam.labels.text import MOST_COCO, read_text
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def read_coco(path: Path, images: Path | None) -> LabelledSet:
 
 def _content(path: Path) -> Mapping[str, list[Any]]:
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path, MOST_COCO))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: no JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply; a number of thousands of digits
@@ -297,5 +298,5 @@ def _is_key(said: Any) -> TypeGuard[int | str]:
 
 
 def _short(said: Any) -> str:
-    text = " ".join(repr(said).split())
+    text = reprlib.repr(said)  # not all of it: it may be nested as deep as Python can count
     return text if len(text) <= 60 else f"{text[:60]}…"

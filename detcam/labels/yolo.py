@@ -19,6 +19,7 @@ from detcam.labels.text import read_text, read_yaml
 from detcam.labels.yolo_lines import class_ids, read_objects, with_outlines
 
 _SPLITS = ("val", "train")  # looked for in this order where none is asked for
+_MOST_CLASSES = 1_000_000
 _IMAGES, _LABELS, _OUTLINES = "images", "labels", "segments"
 
 
@@ -138,6 +139,10 @@ def _entries(path: Path, content: Mapping[Any, Any], split: str | None) -> list[
 def _names(path: Path, content: Mapping[Any, Any]) -> dict[int, str]:
     names, count = content.get("names"), content.get("nc")
     if names is None and isinstance(count, int) and count > 0:
+        if count > _MOST_CLASSES:
+            raise InputError(
+                f"{path}: `nc: {count}` is over the {_MOST_CLASSES} classes we count to; correct it"
+            )
         return {index: str(index) for index in range(count)}
     if isinstance(names, list):
         names = dict(enumerate(names))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from detcam.errors import InputError
 from detcam.labels.masks import Polygon
-from detcam.labels.text import read_text
+from detcam.labels.text import MOST_TEXT, read_limited, read_text
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def read_objects(
 
 def class_ids(path: Path) -> set[int]:
     """Class ids that a label file's lines begin with; lines that do not are left to `read_objects`."""
-    firsts = (line.split()[0] for line in path.read_bytes().splitlines() if line.strip())
+    firsts = (line.split()[0] for line in read_limited(path, MOST_TEXT).splitlines() if line.strip())
     values = (_number(first.decode("ascii", "replace")) for first in firsts)
     return {int(value) for value in values if value >= 0 and value.is_integer()}
 
