@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -44,8 +45,8 @@ def index_row(
         "boxes": [
             [box.class_name, round(box.score, 4), kinds.get(number)] for number, box in enumerate(boxes)
         ],
-        "page": None if page is None else quote(page.name),
-        "thumb": None if thumb is None else f"{THUMBS}/{quote(thumb.name)}",
+        "page": None if page is None else quote(os.fsencode(page.name)),
+        "thumb": None if thumb is None else f"{THUMBS}/{quote(os.fsencode(thumb.name))}",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +179,19 @@ def _how(manifest: Mapping[str, Any], explanation: StoredExplanation) -> list[tu
         "family": model.get("family"),
         "sha256 of the model": model.get("sha256"),
         "sha256 of the picture": explanation.sha256,
-        "command": " ".join(map(str, command)) if isinstance(command, list) else None,
+        "command": " ".join(_plain(command)) if isinstance(command, list) else None,
         "device": manifest.get("device"),
         "seed": manifest.get("seed"),
-        "versions": ", ".join(f"{name} {one}" for name, one in versions.items())
+        "versions": ", ".join(map(" ".join, zip(versions, _plain(versions.values()), strict=True)))
         if isinstance(versions, dict)
         else None,
     }
-    return [(name, str(value)) for name, value in facts.items() if value is not None]
+    return [(name, str(value)) for name, value in facts.items() if isinstance(value, str | int | float)]
+
+
+def _plain(values: Iterable[Any]) -> list[str]:
+    """Texts and numbers as they are; what else a stranger put there is not looked into."""
+    return [str(one) if isinstance(one, str | int | float) else "?" for one in values]
 
 
 def _base64(content: bytes) -> str:

@@ -24,7 +24,11 @@ FloatArray = npt.NDArray[np.float32]
 
 _SIDECAR = "_cam.json"
 # What numpy and zipfile raise when an .npz is truncated, no archive, or full of pickles.
-_NPZ_FAILURES = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_NPZ_FAILURES = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+_MOST_JSON, _MOST_INDEX, _MOST_ARRAYS = 64 << 20, 1 << 30, 1 << 30  # bytes, of arrays when unpacked
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +156,7 @@ def read_run(folder: Path) -> StoredRun:
             f"{folder} {what}: give a folder that detcam explain wrote, such as runs/explain/run"
         )
     with _damage(manifest_path):
-        manifest = json.loads(manifest_path.read_bytes())
+        manifest = json.loads(_content(manifest_path, _MOST_JSON))
         schema, task = manifest["schema"], manifest.get("task", "explain")
     if (schema, task) != (RUN_SCHEMA, "explain"):
         raise InputError(
@@ -160,7 +164,8 @@ def read_run(folder: Path) -> StoredRun:
         )
     if not index_path.is_file():
         raise InputError(f"{folder} holds no index.jsonl, no picture was finished: explain again")
-    lines = index_path.read_bytes().splitlines()
+    with _damage(index_path):
+        lines = _content(index_path, _MOST_INDEX).splitlines()
     rows = [_row(folder, number, line) for number, line in enumerate(lines, start=1)]
     latest = {row.source: row for row in rows}  # a run into the same folder adds rows; the last one is true
     return StoredRun(folder, manifest, tuple(latest.values()))
@@ -173,7 +178,7 @@ def read_checksum(sidecar: Path) -> str | None:
         InputError: the description is missing or damaged.
     """
     with _damage(sidecar):
-        return _words(json.loads(sidecar.read_bytes())["image"]["sha256"])
+        return _words(json.loads(_content(sidecar, _MOST_JSON))["image"]["sha256"])
 
 
 def read_verdicts(sidecar: Path) -> tuple[Verdict, ...]:
@@ -193,7 +198,7 @@ def read_explanation(sidecar: Path) -> StoredExplanation:
         InputError: one of the two is missing, damaged, or they do not fit each other.
     """
     with _damage(sidecar):
-        document = json.loads(sidecar.read_bytes())
+        document = json.loads(_content(sidecar, _MOST_JSON))
         if document["schema"] != SCHEMA:
             raise InputError(f"its schema is {document['schema']!r}, not {SCHEMA!r}")
         layers = tuple(map(_layer, document["layers"]))
@@ -307,18 +312,34 @@ def _read_arrays(path: Path) -> Mapping[str, FloatArray]:
         raise InputError(f"{path.name} is missing")
     try:
         # Opened here: of a damaged file numpy would leave its own handle open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name].astype(np.float32) for name in stored.files}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+            if claimed > _MOST_ARRAYS:
+                raise InputError(f"{path.name} unpacks to {claimed} bytes, over the {_MOST_ARRAYS} we read")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                return {name: stored[name].astype(np.float32) for name in stored.files}
+    except InputError:
+        raise
     except _NPZ_FAILURES as failure:
         raise InputError(f"{path.name} cannot be read: {failure}") from failure
 
 
+def _content(path: Path, most_bytes: int) -> bytes:
+    if path.stat().st_size > most_bytes:
+        raise InputError(f"it is larger than the {most_bytes} bytes we read of such a file")
+    return path.read_bytes()
+
+
 def _beside(file: Path, name: Any) -> Path:
-    """A file in the same folder; a name that leads elsewhere would let a stranger's run show any file."""
+    """A file in the same folder; what leads elsewhere would let a stranger's run show or change any file."""
     plain = _text(name)
-    if Path(plain).name != plain:
+    if Path(plain).name != plain or plain in ("", "..") or "\0" in plain:
         raise InputError(f"{plain!r} is no plain file name")
-    return file.parent / plain
+    path = file.parent / plain
+    if path.is_symlink():
+        raise InputError(f"{plain!r} is a link to somewhere else")
+    return path
 
 
 @contextmanager

@@ -115,6 +115,8 @@ def _write_thumb(run: StoredRun, row: StoredRow, explanation: StoredExplanation)
     """A small overlay for the index; None where there is no overlay."""
     if explanation.overlay is None or not explanation.overlay.is_file():
         return None
+    if (run.path / THUMBS).is_symlink():
+        raise InputError(f"{run.path / THUMBS} is a link: nothing is written outside the run's folder")
     make_folder(run.path / THUMBS)
     height, width = (
         explanation.geometry.image_size
