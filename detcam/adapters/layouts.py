@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from itertools import combinations, pairwise, product
 from typing import Literal, NamedTuple
 
-from detcam.errors import ShapeError, UnknownNameError
+from detcam.errors import InputError, ShapeError, UnknownNameError
 from detcam.structures import RowOrder
 
 Shape = tuple[int, ...]
@@ -178,6 +178,12 @@ class HeadFacts:
     def __post_init__(self) -> None:
         if self.layout is not None and self.layout not in LAYOUTS:
             raise UnknownNameError("layout", self.layout, LAYOUTS, "All are listed in docs/adapters.md")
+        for name in ("anchors", "reg_max"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InputError(f"{name} is a count of at least 1, got {count}")
+        if self.strides is not None and min(self.strides, default=0) < 1:
+            raise InputError(f"strides must be pixels per cell, 8, 16 or 32 say, got {self.strides}")
 
 
 def readings(facts: HeadFacts) -> list[Layout]:
