@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
+from PIL import Image, ImageFile
 from torch import Tensor, nn
 
 
@@ -44,12 +48,12 @@ def _items(own: dict[str, Any]) -> list[Any]:
 
 
 def _tensors(model: nn.Module) -> dict[str, Any]:
-    """Identity, type, flags, every bit and the gradient of every parameter and buffer."""
+    """Identity, type, device, flags, every bit and the gradient of every parameter and buffer."""
     return {
         f"{name}.{key}": tensor
         if tensor is None
-        else (id(tensor), tensor.dtype, tensor.requires_grad, tensor.is_inference(), _bits(tensor),
-              tensor.grad_fn, *((id(tensor.grad), _bits(tensor.grad)) if tensor.is_leaf else ()))
+        else (id(tensor), tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_inference(),
+              _bits(tensor), tensor.grad_fn, *((id(tensor.grad), _bits(tensor.grad)) if tensor.is_leaf else ()))
         for name, module in model.named_modules(remove_duplicate=False)
         for key, tensor in {**module._parameters, **module._buffers}.items()
     }  # fmt: skip
@@ -57,6 +61,16 @@ def _tensors(model: nn.Module) -> dict[str, Any]:
 
 def _process() -> dict[str, Any]:
     return {
+        "random state of Python": random.getstate(),
+        "random state of numpy": [str(part) for part in np.random.get_state()],
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads(), cv2.getNumThreads()),
+        "Pillow's limits": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
+        "types": (torch.get_default_dtype(), torch.get_default_device()),
+        "algorithms": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.backends.mha.get_fastpath_enabled(),
+        ),
         "random state": _bits(torch.get_rng_state()),
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),

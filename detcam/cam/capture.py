@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from detcam.cam.sparse_backward import SparseBackward
+from detcam.cam.turns import RANDOM_STATE, turn_with
 from detcam.errors import CaptureError, NoGradientError
 
 GradientPath = Literal["direct", "total"]
@@ -30,15 +31,16 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     Parameters in half precision, of inference mode or with a graph of their own are replaced by float32
     copies for the time being, so that gradients neither underflow nor fail. An inference mode or autocast
     of the caller is left. On exit the model holds the very same parameter objects, flags and values as
-    before, and the global random state is what it was.
+    before, and the global random state is what it was. Another thread that wants the same model waits.
     """
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
+        stack.enter_context(turn_with(model))
+        devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
         stack.enter_context(torch.inference_mode(False))
         for kind in {device.type for device in devices}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         cuda = [device for device in devices if device.type == "cuda"]
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        stack.enter_context(RANDOM_STATE.kept([torch.device("cpu"), *cuda]))
         stack.enter_context(_ordinary_tensors(model))
         stack.enter_context(_frozen(model))
         stack.enter_context(_evaluating(model))

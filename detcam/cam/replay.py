@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from detcam.cam.capture import borrowed
 from detcam.cam.recording import Recorder, Script, Stored, exchanged_forwards, pictures_dim, script_of
+from detcam.cam.turns import FAST_TRANSFORMERS
 from detcam.errors import CaptureError, ShapeError
 
 TOLERANCE = 1e-3
@@ -193,9 +194,6 @@ def _several(leaf: Any, copies: int) -> Any:
 @contextmanager
 def _in_single_steps() -> Iterator[None]:
     """Have torch's transformer layers call the modules inside them, instead of one kernel for all."""
-    was_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with FAST_TRANSFORMERS.kept(["enabled"]):
+        torch.backends.mha.set_fastpath_enabled(False)
         yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
