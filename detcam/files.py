@@ -22,6 +22,10 @@ from detcam.errors import InputError, OutputError
 
 _NUMPYS = ("file", "allow_pickle")  # parameters of `savez_compressed`
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
+# Controls that JSON itself lets through, and marks for direction and invisible joins.
+_STEERING = re.compile(
+    "[\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb]"
+)
 _JPEG_QUALITY = 92
 _LONGEST_LINE = 1 << 20  # bytes
 _LONGEST_SIDE = 65_500  # pixels, of a JPEG
@@ -130,17 +134,23 @@ def plain_names(texts: Sequence[str], longest: int, keys: Sequence[str] | None =
 
 
 def json_bytes(document: Any, indent: int | None = None) -> bytes:
-    """JSON in UTF-8; a stray byte of a file's name, which is no text, becomes a lone surrogate's escape."""
-    return json.dumps(document, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    """JSON in UTF-8, fit to be shown: what steers a terminal or turns text around is escaped.
+
+    So is a stray byte of a file's name, which is no text: it becomes a lone surrogate's escape.
+    """
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode("utf-8", "backslashreplace")
 
 
 def append_line(path: Path, line: bytes) -> None:
     """Append one line in a single write, so that a killed run and a full disk leave whole lines.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is a link: it may lead out of the run's folder.
     """
     try:
+        if path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link to somewhere else")
         with path.open("ab", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if file.write(line + b"\n") <= len(line):  # the disk is full: the next write would say so

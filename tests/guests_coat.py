@@ -52,11 +52,14 @@ def _tensors(model: nn.Module) -> dict[str, Any]:
     return {
         f"{name}.{key}": tensor
         if tensor is None
-        else (id(tensor), tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_inference(),
-              _bits(tensor), tensor.grad_fn, *((id(tensor.grad), _bits(tensor.grad)) if tensor.is_leaf else ()))
+        else (
+            *(id(tensor), tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_inference()),
+            *(_bits(tensor), tensor.grad_fn),
+            *((id(tensor.grad), _bits(tensor.grad)) if tensor.is_leaf else ()),
+        )
         for name, module in model.named_modules(remove_duplicate=False)
         for key, tensor in {**module._parameters, **module._buffers}.items()
-    }  # fmt: skip
+    }
 
 
 def _process() -> dict[str, Any]:
