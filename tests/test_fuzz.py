@@ -1,0 +1,193 @@
+"""The harnesses of `make fuzz` for a few seconds each, with inputs that know the format; and what they found."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import json
+import logging
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from detcam.adapters.layouts import HeadFacts
+from detcam.errors import CheckpointError, InputError
+
+FUZZ = Path(__file__).parents[1] / "fuzz"
+sys.path.insert(0, str(FUZZ))
+HARNESSES = {
+    path.stem: importlib.import_module(path.stem)
+    for path in sorted(FUZZ.glob("*.py"))
+    if path.stem not in ("main", "as_file")
+}
+ODD = (None, True, False, 0, -1, 7, 2**31, 2**63, 10**400, 0.5, -1e308, 1e-320, float("nan"), float("inf"), "", "x",
+       "../../x", "nul\0", "\ud800", "9" * 99, [], {}, [[]], [None], {"a": 1}, [0, 0, 0, 0], "x" * 300)  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fuzzed(examples: int = 150):
+    """A test of so many inputs, none of which says how long it may take."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=checks)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@st.composite
+def damaged(draw, seeds):
+    """A seed with bytes changed, cut out, doubled or put in."""
+    data = bytearray(draw(st.sampled_from(seeds)))
+    for _ in range(draw(st.integers(0, 5))):
+        place = draw(st.integers(0, len(data)))
+        end = min(len(data), place + draw(st.integers(0, 9)))
+        data[place:end] = draw(
+            st.sampled_from((bytes(data[place:end]) * 2, b"", b"\xff" * 4)) | st.binary(max_size=9)
+        )
+    return bytes(data)
+
+
+@st.composite
+def lying(draw, document):
+    """A JSON document of which some values are others."""
+    document = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = None, None
+        inner = document
+        while isinstance(inner, list | dict) and inner and draw(st.integers(0, 5)):
+            holder, key = (
+                inner,
+                draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner)))),
+            )
+            inner = holder[key]
+        if holder is None:
+            continue
+        if draw(st.booleans()) and isinstance(holder, dict):
+            del holder[key]
+        else:
+            holder[key] = draw(st.sampled_from(ODD))
+    return document
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_seeds_are_read(name):
+    """A harness whose seeds were refused at once would find nothing behind the first check."""
+    harness = HARNESSES[name]
+    seeds = harness.seeds()
+    assert len(seeds) >= 2
+    for seed in seeds:
+        harness.check(seed)
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_only_our_errors_come_out_of_damaged_files(name):
+    harness = HARNESSES[name]
+
+    @fuzzed(60 if name in ("labels", "run_folder") else 150)
+    @given(damaged(harness.seeds()))
+    def run(data):
+        harness.check(data)
+
+    run()
+
+
+OPTIONS = ("filters", "size", "stride", "pad", "padding", "groups", "group_id", "layers", "from", "mask", "anchors",
+           "classes", "activation", "batch_normalize", "scale_x_y", "new_coords", "dilation", "width", "height")  # fmt: skip
+KINDS = ("net", "convolutional", "maxpool", "avgpool", "upsample", "dropout", "route", "shortcut", "sam",
+         "scale_channels", "yolo", "region")  # fmt: skip
+VALUES = st.sampled_from(
+    ("0", "1", "2", "3", "4", "32", "-1", "-2", "-4,-1", "0,1", "10,14,23,27", "linear", "leaky", "logistic", "mish",
+     "1e9", "nan", "99999999999", "", ",", "-1,", "0x10", "２", "1.5", "255")
+)  # fmt: skip
+SECTIONS = st.tuples(
+    st.sampled_from(KINDS), st.lists(st.tuples(st.sampled_from(OPTIONS), VALUES), max_size=6)
+)
+
+
+@fuzzed(300)
+@given(st.lists(SECTIONS, max_size=10))
+def test_only_our_errors_come_out_of_any_darknet_description(sections):
+    lines = ["[net]", "width=64", "height=32"]
+    for kind, options in sections:
+        lines += [f"[{kind}]", *(f"{key}={value}" for key, value in options)]
+    HARNESSES["darknet_cfg"].check("\n".join(lines).encode())
+
+
+@fuzzed(500)
+@given(st.binary(max_size=120))
+def test_only_our_errors_come_out_of_any_shapes_of_a_head(data):
+    HARNESSES["tensor_layouts"].check(data)
+
+
+HEADER = {
+    "weight": {"dtype": "F32", "shape": [2, 1, 1, 1], "data_offsets": [0, 8]},
+    "bias": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]},
+    "__metadata__": {"a": "b"},
+}
+
+
+@fuzzed(300)
+@given(lying(HEADER), st.integers(0, 20))
+def test_only_our_errors_come_out_of_a_safetensors_header_that_lies(header, length):
+    harness = HARNESSES["safetensors_file"]
+    harness.check(harness.file_of(header, bytes(length)))
+
+
+@fuzzed(200)
+@given(
+    damaged(
+        [
+            HARNESSES["torch_checkpoint"].pickle_of(x)
+            for x in ({"a": {1, 2}}, HARNESSES["torch_checkpoint"]._NETWORK)
+        ]
+    )
+)
+def test_only_our_errors_come_out_of_a_damaged_pickle_in_a_sound_archive(pickled):
+    HARNESSES["torch_checkpoint"].check(pickled)
+
+
+@fuzzed(150)
+@given(st.data())
+def test_only_our_errors_come_out_of_a_run_folder_that_lies(data):
+    harness = HARNESSES["run_folder"]
+    kind = data.draw(st.sampled_from([b"d", b"r", b"i"]))
+    document = {b"d": harness._DESCRIPTION, b"r": harness._MANIFEST, b"i": harness._ROWS[0]}[kind]
+    harness.check(kind + json.dumps(data.draw(lying(document))).encode())
+
+
+@fuzzed(100)
+@given(lying(HARNESSES["labels"]._COCO))
+def test_only_our_errors_come_out_of_labels_that_lie(document):
+    HARNESSES["labels"].check(b"c" + json.dumps(document).encode())
+
+
+# --- what was found ---------------------------------------------------------------------------------------
+
+
+def test_a_name_in_an_archive_that_is_no_text_is_damage(tmp_path):
+    from detcam.checkpoints import open_checkpoint
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/data.pkl", b"\x80\x02}.")
+        archive.writestr("model/ö", b"")
+    path = tmp_path / "model.pt"
+    path.write_bytes(file.getvalue().replace("ö".encode(), b"\xff\xff"))
+    with pytest.raises(CheckpointError, match="damaged zip archive"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("said", [{"anchors": 0}, {"reg_max": 0}, {"strides": (8, 0)}])
+def test_counts_below_one_are_refused(said):
+    with pytest.raises(InputError, match="at least 1|pixels per cell"):
+        HeadFacts((64, 64), ((1, 85, 8, 8),), **said)
