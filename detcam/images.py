@@ -312,12 +312,25 @@ def _decode(image: Image.Image, name: str) -> tuple[UInt8Array, int, tuple[str, 
     # The second picture of an MPO file is a preview or depth map that cameras add, not another frame.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         notes += ("more than one frame: only the first is used",)
+    if not _is_covered(image):
+        raise ImageError(
+            f"{name}: its data is for less than its {width}x{height} pixels; save or fetch it again"
+        )
     image.load()
     # Pillow turns a TIFF upright while loading it and then drops the tag, hence asking again.
     left_to_do = _TRANSPOSES.get(_orientation(image)[0])
     upright = image if left_to_do is None else image.transpose(left_to_do)
     pixels, alpha_notes = _to_rgb(upright, name)
     return pixels, orientation, notes + alpha_notes
+
+
+def _is_covered(image: Image.Image) -> bool:
+    """Whether there is data for every pixel; Pillow leaves those black that no strip of a TIFF covers."""
+    tiles = getattr(image, "tile", None)  # empty once it is loaded
+    if image.format != "TIFF" or not tiles:
+        return True
+    covered = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in tiles)
+    return bool(covered >= image.size[0] * image.size[1])
 
 
 def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:

@@ -200,3 +200,14 @@ def test_a_colour_profile_that_is_none_changes_nothing(tmp_path, kind, profile):
 def test_headers_that_lie_are_refused(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_tiff_that_claims_more_rows_than_it_has_is_refused(tmp_path, mode):
+    """Pillow gives them in black: 565 bytes made a picture of 140 million pixels."""
+    picture_of(mode).save(tmp_path / "a.tiff")
+    data = (tmp_path / "a.tiff").read_bytes()
+    rows = struct.pack("<HHII", 0x0101, 4, 1, 13)  # ImageLength
+    assert rows in data
+    (tmp_path / "a.tiff").write_bytes(data.replace(rows, struct.pack("<HHII", 0x0101, 4, 1, 130)))
+    assert "data is for less than its 17x130 pixels" in refusal(tmp_path / "a.tiff")
