@@ -187,14 +187,14 @@ def find_pictures(arguments: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
-# Files and folders
+# Files and folders. By os.path, for Path raises an error at a name that is too long for any file.
 
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
-    if path.is_dir():
+    if os.path.isdir(path):
         candidates, what = sorted(path.iterdir()), f"folder {argument!r}"
-    elif path.exists() or not glob.has_magic(argument):
+    elif os.path.exists(path) or not glob.has_magic(argument):
         return [_existing(path)]
     else:
         candidates, what = sorted(map(Path, glob.glob(argument, recursive=True))), f"pattern {argument!r}"
@@ -206,11 +206,11 @@ def _expand(argument: str) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and os.path.isfile(path)
 
 
 def _existing(path: Path) -> Path:
-    if path.exists():
+    if os.path.exists(path):
         return path
     if re.match(r"\w{2,}:/", str(path)):
         raise ImageError(f"{path}: addresses are not fetched; download the picture and give its path")
@@ -219,9 +219,9 @@ def _existing(path: Path) -> Path:
 
 def _read_bytes(path: Path) -> bytes:
     _existing(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ImageError(f"{path}: is a folder, not a picture; give one of the files in it")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ImageError(f"{path}: is a device or pipe, not a picture; save it to a file first")
     try:
         size = path.stat().st_size

@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detcam.adapters.layouts import HeadFacts
-from detcam.errors import CheckpointError, InputError
+from detcam.errors import CheckpointError, ImageError, InputError
+from detcam.report.reading import read_explanation
 
 FUZZ = Path(__file__).parents[1] / "fuzz"
 sys.path.insert(0, str(FUZZ))
+as_file = importlib.import_module("as_file").as_file
 HARNESSES = {
     path.stem: importlib.import_module(path.stem)
     for path in sorted(FUZZ.glob("*.py"))
@@ -205,3 +207,31 @@ def test_a_name_in_an_archive_that_is_no_text_is_damage(tmp_path):
 def test_counts_below_one_are_refused(said):
     with pytest.raises(InputError, match=r"at least 1|pixels per cell"):
         HeadFacts((64, 64), ((1, 85, 8, 8),), **said)
+
+
+def test_names_too_long_for_a_file_are_names_of_no_file(tmp_path):
+    """They raised errors of the operating system, also where 80 class names were typed."""
+    from detcam.adapters.options import read_names
+    from detcam.images import find_pictures, read_picture
+    from detcam.labels import read_labelled
+
+    names = [f"class number {number}" for number in range(80)]
+    assert read_names(",".join(names)) == tuple(names)
+    for read in (read_picture, lambda name: find_pictures([name])):
+        with pytest.raises(ImageError, match="no such file"):
+            read("x" * 300)
+    document = copy.deepcopy(HARNESSES["labels"]._COCO)
+    document["images"][0]["file_name"] = "x" * 300
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match="is not in"):
+        read_labelled(tmp_path / "coco.json")
+
+
+@pytest.mark.parametrize("place", ["pad", "ratio"])
+def test_a_letterbox_beyond_all_pictures_is_refused(place):
+    harness = HARNESSES["run_folder"]
+    document = copy.deepcopy(harness._DESCRIPTION)
+    document["input"]["letterbox"][place] = [10**30, 10**30]
+    path = as_file("run/a_cam.json", json.dumps(document).encode())
+    with pytest.raises(InputError, match="a side is not 1 to"):
+        read_explanation(path)

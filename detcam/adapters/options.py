@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def load_options(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS, "All are listed in docs/adapters.md")
-    if cfg is not None and not Path(cfg).is_file():
+    if cfg is not None and not os.path.isfile(cfg):
         raise InputError(f"--cfg: no file {cfg!r}. Give the .cfg that belongs to the weights")
     return LoadOptions(
         cfg=None if cfg is None else Path(cfg),
@@ -115,7 +116,7 @@ def read_names(given: str) -> tuple[str, ...]:
         return _names_in_lines(path, _text(path))
     if path.suffix.lower() in _YAMLS:
         return _names_in_yaml(path, _text(path))
-    if path.is_file():
+    if os.path.isfile(path):
         raise InputError(f"--names {given}: a file of names ends in {', '.join(_LISTS + _YAMLS)}")
     names = tuple(name.strip() for name in given.split(","))
     if not all(names):

@@ -208,7 +208,7 @@ def _folder(path: Path, entries: Sequence[_Entry], images: Path | None) -> Path:
     if images:
         places = [images]
     for place in places:
-        if any((place / entry.file_name).is_file() for entry in entries[:_LOOKED_AT]):
+        if any(os.path.isfile(place / entry.file_name) for entry in entries[:_LOOKED_AT]):
             return place
     looked = ", ".join(os.path.normpath(place) for place in places)
     first = entries[0].file_name

@@ -32,17 +32,17 @@ def read_labelled(
             one picture is raised when that picture is asked for.
     """
     path = Path(data)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; data sets are not looked up or downloaded by name")
-    is_coco = path.suffix.lower() == ".json" and path.is_file()
+    is_coco = path.suffix.lower() == ".json" and os.path.isfile(path)
     if is_coco and split:
         raise InputError(f"{path}: is one split already; leave out the split {split!r}, or give another file")
-    if images is not None and not (is_coco and Path(images).is_dir()):
+    if images is not None and not (is_coco and os.path.isdir(images)):
         what = f"{images} is no folder" if is_coco else "is for a COCO JSON; a YOLO set says where they are"
         raise InputError(f"images: {what}")
     if is_coco:
         return read_coco(path, None if images is None else Path(images))
-    if path.is_dir():
+    if os.path.isdir(path):
         yaml = _yaml_in(path)
         return read_yolo_yaml(yaml, split) if yaml else read_yolo_folder(path, split)
     if path.suffix.lower() in _YAMLS:
@@ -56,11 +56,13 @@ def _yaml_in(folder: Path) -> Path | None:
     Raises:
         InputError: the folder is no data set.
     """
-    yamls = sorted(path for path in folder.iterdir() if path.suffix.lower() in _YAMLS and path.is_file())
+    yamls = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in _YAMLS and os.path.isfile(path)
+    )
     named = [path for path in yamls if path.stem == "data"]
     if named or len(yamls) == 1:
         return (named or yamls)[0]
-    if (folder / "images").is_dir():
+    if os.path.isdir(folder / "images"):
         return None
     jsons = sorted((*folder.glob("*.json"), *folder.glob("annotations/*.json")))
     hint = f"; a COCO set is given by its file, such as {jsons[0]}" if jsons else ""

@@ -21,7 +21,7 @@ def read_limited(path: Path, most_bytes: int) -> bytes:
         InputError: it cannot be read, or is too large.
     """
     try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise InputError(f"{path}: is a device or pipe, not a file; save it to a file first")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > most_bytes:

@@ -35,9 +35,9 @@ class _LabelFiles:
         path = self.pictures[index]
         size = read_frame(path).size
         marked = []
-        if (labels := beside(path, _LABELS)).exists():
+        if os.path.exists(labels := beside(path, _LABELS)):
             marked = read_objects(labels, size, self.class_names, self.keypoint_columns)
-        if (outlines := beside(path, _OUTLINES)).exists():
+        if os.path.exists(outlines := beside(path, _OUTLINES)):
             marked = with_outlines(marked, read_objects(outlines, size, self.class_names))
         boxes = np.array([one.box for one in marked], np.float32).reshape(-1, 4)
         return LabelledPicture(
@@ -94,7 +94,7 @@ def _labelled_set(
     source: Path, pictures: Iterable[Path], names: dict[int, str], keypoint_columns: int
 ) -> LabelledSet:
     paths = tuple(dict.fromkeys(pictures))
-    if not any(beside(path, _LABELS).exists() for path in paths):
+    if not any(os.path.exists(beside(path, _LABELS)) for path in paths):
         raise InputError(
             f"{source}: none of its {len(paths)} pictures has labels; "
             f"those of {paths[0].name} would be in {beside(paths[0], _LABELS)}"
@@ -114,7 +114,7 @@ def _root(path: Path, content: Mapping[Any, Any]) -> Path:
     if not isinstance(said, str):
         raise InputError(f"{path}: `path:` must be a folder, got {said!r}")
     for root in (path.parent / said, Path(said)):
-        if root.is_dir():
+        if os.path.isdir(root):
             return Path(os.path.abspath(root))
     raise InputError(
         f"{path}: `path: {said}` is no folder, neither from {path.parent} nor from {Path.cwd()}; nothing is "
@@ -172,12 +172,12 @@ def _keypoint_columns(path: Path, content: Mapping[Any, Any]) -> int:
 
 def _pictures_of(entry: str, root: Path, source: Path) -> list[Path]:
     place = root / entry
-    if not place.exists() and entry.startswith("../"):  # as exported by those who mean the yaml's own folder
+    if not os.path.exists(place) and entry.startswith("../"):  # exported as seen from the yaml's own folder
         place = root / entry.removeprefix("../")
     place = Path(os.path.abspath(place))
-    if place.is_dir():
+    if os.path.isdir(place):
         return _in_folder(place)
-    if not place.exists():
+    if not os.path.exists(place):
         raise InputError(
             f"{source}: names {entry!r}, which would be {place} and does not exist; nothing is downloaded: "
             "fetch the data set, or correct the entry or `path:`"
@@ -201,7 +201,7 @@ def _in_list(path: Path, root: Path) -> list[Path]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line := line.strip():
             places = [Path(os.path.abspath(start / line)) for start in (path.parent, root, Path.cwd())]
-            found = next((place for place in places if place.exists()), places[0])
+            found = next((place for place in places if os.path.exists(place)), places[0])
             pictures.append(_picture(found, f"{path}, line {number}: {line!r}"))
     if not pictures:
         raise InputError(f"{path}: lists no picture; write one path a line")
@@ -221,7 +221,7 @@ def _split_folder(folder: Path, split: str | None) -> Path:
     """images/val or val/images, for the split asked for; without one, val or train, or all of images/."""
     for name in (split,) if split else _SPLITS:
         for place in (folder / _IMAGES / name, folder / name / _IMAGES):
-            if place.is_dir():
+            if os.path.isdir(place):
                 return place
     if split:
         places = f"neither {_IMAGES}/{split} nor {split}/{_IMAGES}"
@@ -231,7 +231,7 @@ def _split_folder(folder: Path, split: str | None) -> Path:
 
 def _names_in_folder(folder: Path) -> dict[int, str]:
     for path in (folder / "classes.txt", folder / _LABELS / "classes.txt"):
-        if path.is_file():
+        if os.path.isfile(path):
             lines = read_text(path).rstrip().splitlines()
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
@@ -242,5 +242,5 @@ def _names_in_folder(folder: Path) -> dict[int, str]:
 
 def _ids_as_names(pictures: Iterable[Path]) -> dict[int, str]:
     files = {beside(picture, _LABELS) for picture in pictures}
-    ids = {index for path in sorted(files) if path.is_file() for index in class_ids(path)}
+    ids = {index for path in sorted(files) if os.path.isfile(path) for index in class_ids(path)}
     return {index: str(index) for index in sorted(ids)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def original(explanation: StoredExplanation, images: Path | None) -> Picture:
     if explanation.image is None:
         raise InputError("the picture was in memory and is no file: save it and explain that")
     path = explanation.image if images is None else images / explanation.image.name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"the picture {path} is not there: run where it was explained, or give --images FOLDER"
         )

@@ -28,6 +28,7 @@ _NPZ_FAILURES = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, MemoryError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, NotImplementedError),
 )
+_LONGEST_SIDE = 1 << 28  # pixels; no picture that is read is longer
 _MOST_JSON, _MOST_INDEX, _MOST_ARRAYS = 64 << 20, 1 << 30, 1 << 30  # bytes, of arrays when unpacked
 
 
@@ -243,8 +244,9 @@ def _geometry(image: dict[str, Any], network: dict[str, Any]) -> Letterbox:
     size = int(image["height"]), int(image["width"])
     (across, down), (left, top) = network["letterbox"]["ratio"], network["letterbox"]["pad"]
     resized = round(size[0] * down), round(size[1] * across)
-    if min(*size, *resized, int(network["height"]), int(network["width"])) < 1:
-        raise InputError("a side has no length")
+    sides = (*size, *resized, int(network["height"]), int(network["width"]))
+    if min(sides) < 1 or max(*sides, abs(int(left)), abs(int(top))) > _LONGEST_SIDE:
+        raise InputError(f"a side is not 1 to {_LONGEST_SIDE} pixels long")
     return Letterbox(size, resized, (int(left), int(top)), (int(network["height"]), int(network["width"])))
 
 

@@ -259,7 +259,7 @@ def changed(folder: Path, change) -> Path:
         (lambda d: d["layers"][0].update(grid=[5, 7]), r"must be finite and \(5, 7\)"),
         (lambda d: d["files"].update(arrays="../street_cam.npz"), "no plain file name"),
         (lambda d: d["files"].update(arrays="gone.npz"), "gone.npz is missing"),
-        (lambda d: d["image"].update(width=0), "a side has no length"),
+        (lambda d: d["image"].update(width=0), "a side is not 1 to"),
         (lambda d: d["method"].update(scale="huge"), "no scale 'huge'"),
     ],
 )
