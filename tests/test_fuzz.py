@@ -232,6 +232,7 @@ def test_a_letterbox_beyond_all_pictures_is_refused(place):
     harness = HARNESSES["run_folder"]
     document = copy.deepcopy(harness._DESCRIPTION)
     document["input"]["letterbox"][place] = [10**30, 10**30]
+    harness.check(harness.seeds()[0])  # writes the files beside it
     path = as_file("run/a_cam.json", json.dumps(document).encode())
     with pytest.raises(InputError, match="a side is not 1 to"):
         read_explanation(path)
