@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow browser check docs gallery compat fiftyone parity bench bench-parity evidence scale clean
+.PHONY: demo test test-slow browser check docs gallery fuzz compat fiftyone parity bench bench-parity evidence scale clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -37,6 +37,14 @@ docs: $(READY)  ## the documentation as a site, in site/
 
 gallery: $(READY)  ## a sheet of all methods for each detector with trained weights; ten minutes
 	$(BIN)/python scripts/gallery.py
+
+FUZZED := darknet_cfg darknet_weights labels pictures run_folder safetensors_file tensor_layouts torch_checkpoint
+fuzz: $(READY)  ## ten minutes of inputs that were made to break what reads files
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	@for harness in $(FUZZED); do \
+		echo $$harness; \
+		$(BIN)/python fuzz/main.py $$harness -max_total_time=70 -verbosity=0 -print_final_stats=1 || exit 1; \
+	done
 
 compat: $(READY)  ## the adapter's tests against older ultralytics releases
 	$(BIN)/python scripts/compat.py

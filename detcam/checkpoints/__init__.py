@@ -4,10 +4,12 @@ A `.pt` file is a pickle, and a pickle is a program: it may import any name and 
 own. Keeping to a list of well-known classes is not enough. The file decides how they are called, and
 constructors of well-known classes evaluate strings, download and open files. So the reading is done in steps:
 
-1. `files`: the bytes are read once, and the names in them listed without unpickling.
-2. `records`: torch's restricted unpickler (`weights_only=True`) runs the file, but every class the file names
+1. `files`: the bytes are read once, `archive` checks the zip around them, and the names are listed without
+   unpickling.
+2. `acts` follows the pickle and refuses what `torch.save` never writes, such as calls that only take memory.
+3. `records`: torch's restricted unpickler (`weights_only=True`) runs the file, but every class the file names
    is replaced by a record that only remembers what was said about it. No vendor's class is in its reach.
-3. `rebuilding`: the records are made into objects, value by value, from a list of what is plain data. Objects
+4. `rebuilding`: the records are made into objects, value by value, from a list of what is plain data. Objects
    are made empty and given their attributes. No constructor is called, the only callables let through are
    modules of known classes, and nothing callable may stand in front of a method.
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Collection
 from typing import Any
-
-from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
 from detcam.checkpoints.archive import Archive
 
@@ -114,7 +113,7 @@ class _Follower:
             raise pickle.UnpicklingError(f"Unsupported operand {ord(opcode.code)}")
 
     def _global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
+        module, _, name = argument.partition(" ")  # as Python 2 had them: so protocol 2 writes them
         if (module, name) in NAME_MAPPING:
             module, name = NAME_MAPPING[module, name]
         self._stack.append(_Name(f"{IMPORT_MAPPING.get(module, module)}.{name}"))
