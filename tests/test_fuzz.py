@@ -236,3 +236,14 @@ def test_a_letterbox_beyond_all_pictures_is_refused(place):
     path = as_file("run/a_cam.json", json.dumps(document).encode())
     with pytest.raises(InputError, match="a side is not 1 to"):
         read_explanation(path)
+
+
+def test_a_count_of_classes_beyond_all_data_sets_makes_no_names(tmp_path):
+    from PIL import Image
+
+    from detcam.labels import read_labelled
+
+    Image.new("RGB", (5, 3)).save(tmp_path / "a.png")
+    (tmp_path / "data.yaml").write_text("train: .\nnc: 1000000000000\n")
+    with pytest.raises(InputError, match="over the 1000000 classes"):
+        read_labelled(tmp_path / "data.yaml")
