@@ -1,6 +1,7 @@
 """What the documentation site shows besides `docs/`; mkdocs calls the functions named `on_…` (mkdocs.yml).
 
-- Files beside `docs/` become pages: the changelog, the notes on the weights, the examples as notebooks.
+- Files beside `docs/` become pages: the changelog, the promises of security, the notes on the weights, the
+  examples as notebooks.
 - Links to such files, which lead out of `docs/` in the repository, lead to those pages on the site.
 - Comments such as `<!-- facts -->` become what `METHODS`, `ADAPTERS` and docstrings say, so that no page
   repeats it by hand.
@@ -32,6 +33,7 @@ EXAMPLES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examp
 # In the repository -> on the site.
 PAGES = {
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "weights/README.md": "weights.md",
     "examples/README.md": "examples/index.md",
     **{path: str(Path(path).with_suffix(".md")) for path in EXAMPLES},

@@ -55,6 +55,7 @@ def checkpoint(head: str = "Detect") -> Path:
     # The object only lends its way of saving: its own network is replaced.
     yolo = YOLO("yolov8n-obb.yaml" if head == "OBB" else "yolov8n.yaml", verbose=False)
     yolo.model = network(head)
+    yolo.ckpt = {}  # which 8.3.0 leaves empty and does not save
     yolo.save(path)
     return path
 

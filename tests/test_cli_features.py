@@ -271,7 +271,7 @@ def test_of_full_width_at_416_pixels_they_have_the_shapes_that_papers_print():
 
 
 COMMANDS = [
-    *("explain", "report", "evaluate", "features", "maps", "kernels"),
+    *("explain", "report", "figure", "evaluate", "features", "maps", "kernels"),
     *("layers", "methods", "inspect", "doctor"),
 ]
 

@@ -22,7 +22,7 @@ from detcam.explainer import Explainer, ExplainOptions
 from detcam.explanation import SaveOptions
 from detcam.files import append_line, json_bytes
 from detcam.outputs import RunFolder, unique_stems
-from detcam.runner import run, write_manifest
+from detcam.runner import ExplainBatch, jobs_of, manifest_of, run, settle
 
 REPOSITORY = Path(__file__).parents[1]
 WORDS = (
@@ -82,8 +82,10 @@ def test_class_names_and_picture_names_stay_in_the_run(words, named, tmp_path, c
     explainer = Explainer.of(named(words), ExplainOptions(max_boxes=1))
     options = SaveOptions(extras=("levels", "boxes", "maps", "figure"))
     folder = RunFolder.create(tmp_path / "runs", "run", exist_ok=False)
-    write_manifest(folder, explainer, options, ["detcam", words])
-    (row,) = run(explainer, [picture], folder, options)
+    jobs = jobs_of([picture])
+    folder.write_manifest(manifest_of(explainer, options, jobs, ["detcam", words]))
+    (row,) = run(ExplainBatch(lambda: explainer, folder, options), jobs)
+    assert settle(folder, jobs)
     assert row.status == "ok", row.error
     with pytest.raises(SystemExit) as exited:
         main(["report", str(folder.path)])

@@ -326,7 +326,7 @@ def test_without_scripts_the_overlay_is_there(browser, run):
 
 
 def a_box(name: str, score: float) -> StoredBox:
-    return StoredBox((0, 0, 9, 9), None, 0, name, score, "P3", 1.0, None, {}, {}, ())
+    return StoredBox((0, 0, 9, 9), None, 0, name, score, "P3", 0, 1.0, None, {}, {}, ())
 
 
 def listed(number: int) -> dict[str, Any]:
@@ -337,7 +337,7 @@ def listed(number: int) -> dict[str, Any]:
     boxes = {0: (a_box("dog", 0.9),), 1: (a_box(ATTACK, 0.3 + number / 200),), 2: ()}[number % 4]
     geometry = Letterbox.stretch((9, 9), (32, 32))
     found = StoredExplanation(
-        None, None, geometry, {}, Scale("box"), (), boxes, len(boxes), 0.1, (), None, (), ()
+        None, None, geometry, {}, Scale("box"), (), boxes, len(boxes), 0.1, (), None, (), (), ()
     )
     return index_row(row, found, Path(f"{number:03d}_report.html"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw, files_of, rows_of, said
+from killable import draw, files_of, rows_of, said
 
 DROPPED = 65534  # the user and group "nobody"
 
@@ -47,7 +47,7 @@ def assert_as_if_undisturbed(run: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "kills", "longest"), [(10, 4, 2.5), pytest.param(60, 20, 3.0, marks=pytest.mark.slow)]
+    ("count", "kills", "longest"), [(24, 4, 1.0), pytest.param(60, 20, 2.0, marks=pytest.mark.slow)]
 )
 def test_two_workers_killed_at_random_moments_lose_and_double_nothing(
     start, finish, tmp_path, count, kills, longest

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw
+from killable import draw
 
 
 def peak_of(finish: Any, tmp_path: Path, count: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, draw
+from killable import SHAPES, draw
 
 import detcam
 from detcam.explainer import Explainer, ExplainOptions, explain_piecemeal

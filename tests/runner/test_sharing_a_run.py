@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST, SHAPES, draw, files_of, rows_of, said
 from hypothesis import given
 from hypothesis import strategies as st
+from killable import FAST, SHAPES, draw, files_of, rows_of, said
 
 from detcam.errors import InputError
 from detcam.explainer import ExplainOptions
