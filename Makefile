@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow browser check docs gallery fuzz compat fiftyone parity bench bench-parity evidence scale clean
+.PHONY: demo test test-slow browser check docs gallery fuzz compat compat-ultralytics lowest fiftyone parity bench bench-parity evidence scale clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml
@@ -46,8 +46,13 @@ fuzz: $(READY)  ## ten minutes of inputs that were made to break what reads file
 		$(BIN)/python fuzz/main.py $$harness -max_total_time=70 -verbosity=0 -print_final_stats=1 || exit 1; \
 	done
 
-compat: $(READY)  ## the adapter's tests against older ultralytics releases
+compat: compat-ultralytics lowest  ## the versions that are promised, from the lowest to the newest
+
+compat-ultralytics: $(READY)  ## the adapter's tests against older ultralytics releases
 	$(BIN)/python scripts/compat.py
+
+lowest: $(READY)  ## the wheel with the lowest versions of everything: demo and tests
+	$(BIN)/python scripts/lowest.py
 
 fiftyone: $(READY)  ## the FiftyOne integration, in an environment of its own
 	$(BIN)/python scripts/fiftyone.py

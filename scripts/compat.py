@@ -27,12 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NEWEST = "newest"
 
-# The oldest that is supported, the first with dictionaries as raw outputs and YOLO26, and the last whose
-# end-to-end heads detach what they are given. What changed in between: see the adapter.
-RELEASES = ("8.3.0", "8.4.0", "8.4.112", NEWEST)
+# The oldest that is supported, the last of its series, the first with dictionaries as raw outputs and YOLO26,
+# and the last whose end-to-end heads detach what they are given. What changed in between: see the adapter.
+RELEASES = ("8.3.0", "8.3.253", "8.4.0", "8.4.112", NEWEST)
 
 # What a release imports at once and the newest, which fills the environment, no longer does.
-EXTRAS = {"8.3.0": ("tqdm", "py-cpuinfo", "scipy"), "8.4.0": ("scipy",)}
+EXTRAS = {"8.3.0": ("tqdm", "py-cpuinfo", "scipy"), "8.3.253": ("scipy",), "8.4.0": ("scipy",)}
 
 
 @dataclass(frozen=True)
