@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -68,6 +69,12 @@ def _too_little(what: str) -> CaptureError:
     return CaptureError(f"not enough memory for {what}: give a smaller --imgsz or another --device")
 
 
+def _convergence(parts: list[Explanation]) -> Iterator[float]:
+    for part in parts:
+        if part.sampling is not None:
+            yield from part.sampling.convergence
+
+
 def _joined(parts: list[Explanation], asked: Asked) -> Explanation:
     first = parts[0]
     return replace(
@@ -79,4 +86,5 @@ def _joined(parts: list[Explanation], asked: Asked) -> Explanation:
         involved={level: torch.cat([part.involved[level] for part in parts]) for level in first.involved},
         deciding=tuple(level for part in parts for level in part.deciding),
         target_values=tuple(value for part in parts for value in part.target_values),
+        sampling=first.sampling and replace(first.sampling, convergence=tuple(_convergence(parts))),
     )

@@ -112,7 +112,7 @@ class ExplainBatch:
         """A row for each, without files yet. A picture that fails is a row with its error."""
         most = self._most or len(part)
         if len(part) > most:
-            return [row for i in range(0, len(part), most) for row in self.explain(part[i : i + most])]
+            return self._in_parts(part, most)
         began = time.perf_counter()
         pictures = [one.picture for one in part if one.picture is not None]
         try:
@@ -120,15 +120,22 @@ class ExplainBatch:
         except (DetcamError, RuntimeError, MemoryError) as error:
             if len(part) == 1:
                 return [Row(one.job, "error", error=_in_a_line(error)) for one in part]
+            size = 1  # find out whose fault it was
             if is_out_of_memory(error):
-                self._most = len(part) // 2  # and for all that follow
-                return self.explain(part)
-            return [row for one in part for row in self.explain([one])]  # find out whose fault it was
-        ms = (time.perf_counter() - began) * 1000 / max(len(part), 1)
-        return [
-            Row(one.job, "error", error=one.error) if one.picture is None else _row(one.job, next(found), ms)
-            for one in part
-        ]
+                size = self._most = len(part) // 2  # and for all that follow
+        else:
+            ms = (time.perf_counter() - began) * 1000 / max(len(part), 1)
+            return [
+                Row(one.job, "error", error=one.error)
+                if one.picture is None
+                else _row(one.job, next(found), ms)
+                for one in part
+            ]
+        # Not in the block above: there the error still holds every tensor of the pass that failed.
+        return self._in_parts(part, size)
+
+    def _in_parts(self, part: Sequence[ReadJob], size: int) -> list[Row]:
+        return [row for i in range(0, len(part), size) for row in self.explain(part[i : i + size])]
 
     def write(self, row: Row) -> Row:
         """Write a picture's files and then its row. A thread may do it behind, one row at a time.

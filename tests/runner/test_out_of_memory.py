@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,26 @@ def test_the_batch_is_halved_for_good_and_the_rows_are_the_same(
                 np.testing.assert_allclose(one[name], other[name], atol=1e-5)
 
 
+def test_what_the_pass_that_failed_held_is_free_when_the_smaller_one_begins(
+    explainer, work, tmp_path, monkeypatch
+):
+    forward, held, alive = type(explainer.detector).forward, [], []
+
+    def run_out(self: Any, batch: torch.Tensor) -> Any:
+        alive.extend(one() is not None for one in held)
+        if len(batch) == 1:
+            return forward(self, batch)
+        activations = torch.zeros(1)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(explainer.detector), "forward", run_out)
+    short = work("short")
+    rows = short.explain(short.read(jobs_of(draw(tmp_path / "pictures", 2)[:2])))
+    assert [row.status for row in rows] == ["ok", "ok"]
+    assert alive == [False, False]
+
+
 def few_boxes(monkeypatch: Any, boxes: int, error: Exception = CUDA) -> list[int]:
     """Gradients that can be had of so many boxes at a time; the numbers that were tried."""
     explain, tried = passes_module.explain_by_gradients, []
@@ -115,6 +136,17 @@ def test_near_misses_survive_being_explained_a_few_at_a_time(tmp_path, monkeypat
     few_boxes(monkeypatch, 2)
     assert explain_piecemeal(near, picture).verdicts == whole.verdicts
     assert len(whole.verdicts) == len(whole)
+
+
+def test_masked_boxes_keep_their_convergence_a_few_at_a_time(tmp_path):
+    detector, picture = detcam.load(SHAPES, device="cpu"), read_picture(draw(tmp_path / "pictures", 3)[2])
+    masked = Explainer.of(detector, ExplainOptions(method="d-rise", masks=128))
+    (whole,) = masked.explain([picture])
+    parts = explain_piecemeal(masked, picture)
+    assert len(whole.sampling.convergence) == 5
+    assert any(whole.sampling.convergence)
+    assert parts.sampling.masks == 128
+    assert parts.sampling.convergence == pytest.approx(whole.sampling.convergence, abs=1e-5, nan_ok=True)
 
 
 def test_a_picture_of_which_not_even_one_box_fits_is_named_and_the_rest_goes_on(
