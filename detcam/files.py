@@ -8,8 +8,8 @@ import json
 import os
 import re
 import secrets
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ from PIL import Image
 from detcam.errors import InputError, OutputError
 
 _NUMPYS = ("file", "allow_pickle")  # parameters of `savez_compressed`
+_NAMED = 40  # characters of a file's name in that of what becomes it
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}")
 # Controls that JSON itself lets through, and marks for direction and invisible joins.
 _STEERING = re.compile(
@@ -40,7 +41,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """
     # Named before it is made: an interrupt as it opens would leave a file that only mkstemp knows.
     # The name is cut, for a picture's may be as long as a file system allows.
-    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(8)}"
+    temporary = path.parent / f".{path.name[:_NAMED]}.{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:
             yield file
@@ -177,15 +178,19 @@ def remove_torn_line(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def remove_leftovers(folder: Path, *, besides: Sequence[str]) -> None:
+def remove_leftovers(folder: Path, *, of: Iterable[str]) -> None:
     """Remove what `whole_file` was writing in a process that was killed.
 
     Args:
         folder: where.
-        besides: names of files that somebody may be writing now.
+        of: names of files that are written, and that nobody writes now.
     """
+    left = defaultdict(list)
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name) and path.name[1:-17] not in besides:
+        if _TEMPORARY.fullmatch(path.name):
+            left[path.name[1:-17]].append(path)
+    for name in of if left else ():
+        for path in left.pop(name[:_NAMED], ()):
             _discard(path)
 
 

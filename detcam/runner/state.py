@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import accumulate, chain
 from pathlib import Path
@@ -79,7 +79,8 @@ def open_run(
 
 def unfinished(folder: RunFolder, jobs: Sequence[Job]) -> list[Job]:
     """Jobs without a row, and those whose row says that they failed."""
-    _, done = _places(folder)
+    with _lists(folder) as lists:
+        _, done = _places(lists)
     return [job for job in jobs if str(job.path) not in done]
 
 
@@ -94,22 +95,25 @@ def settle(folder: RunFolder, jobs: Sequence[Job]) -> bool:
     Raises:
         OutputError: it cannot be written.
     """
-    places, _ = _places(folder)
-    if any(str(job.path) not in places for job in jobs):
-        return False
-    ordered = [places.pop(str(job.path)) for job in jobs]
-    ordered = [*places.values(), *ordered]  # of another run into the same folder, which was allowed
+    sources = list(dict.fromkeys(str(job.path) for job in jobs))
     index = folder.path / INDEX
-    if ordered != _lines_of(index):
-        with whole_file(index) as file:
-            file.writelines(_lines(ordered))
+    with _lists(folder) as lists:
+        places, _ = _places(lists)
+        if any(source not in places for source in sources):
+            return False
+        ordered = [places.pop(source) for source in sources]
+        ordered = [*places.values(), *ordered]  # of another run into the same folder, which was allowed
+        if ordered != _lines_of(index, lists):
+            with whole_file(index) as file:
+                file.writelines(_lines(ordered, lists))
     maps = (line for row in _rows(index) for line in _map_lines(folder.path, row))
     first = next(maps, None)
     if first is not None:
         with whole_file(folder.path / "metadata.jsonl") as file:
             file.writelines(chain([first], maps))
-    # All files are written: what else has the name of one on its way was left by a process that was killed.
-    remove_leftovers(folder.path, besides=(INDEX, "metadata.jsonl"))
+    # What a row names is written, and what else has its name on the way was left by a process that was killed.
+    # Others' may be in use: two processes that end at once both come here, and one may write the report.
+    remove_leftovers(folder.path, of=(name for row in _rows(index) for name in row["files"]))
     return True
 
 
@@ -120,35 +124,44 @@ class _Place(NamedTuple):
     start: int
 
 
-def _places(folder: RunFolder) -> tuple[dict[str, _Place], set[str]]:
+Lists = Mapping[Path, BinaryIO]
+
+
+@contextmanager
+def _lists(folder: RunFolder) -> Iterator[Lists]:
+    """All lists of rows, opened once: another process that ends may put a new index in the old one's place."""
+    with ExitStack() as stack:
+        yield {path: stack.enter_context(path.open("rb")) for path in folder.indexes()}
+
+
+def _places(lists: Lists) -> tuple[dict[str, _Place], set[str]]:
     """Source -> its row, and the sources that are done.
 
     One that is done comes before one that failed, and the last of a list before others; torn lines are none.
     """
     found: dict[str, _Place] = {}
     done: set[str] = set()
-    for path in folder.indexes():
+    for path, file in lists.items():
         start = 0
-        with path.open("rb") as file:
-            for line in file:
-                row = _parsed(line)
-                if row is not None:
-                    source, is_done = row["source"], row["status"] != "error"
-                    is_newer = source not in found or found[source].path == path
-                    if (is_done and is_newer) or source not in done:
-                        found[source] = _Place(path, start)
-                    if is_done:
-                        done.add(source)
-                start += len(line)
+        for line in file:
+            row = _parsed(line)
+            if row is not None:
+                source, is_done = row["source"], row["status"] != "error"
+                is_newer = source not in found or found[source].path == path
+                if (is_done and is_newer) or source not in done:
+                    found[source] = _Place(path, start)
+                if is_done:
+                    done.add(source)
+            start += len(line)
     return found, done
 
 
-def _lines_of(index: Path) -> list[_Place]:
+def _lines_of(index: Path, lists: Lists) -> list[_Place]:
     """Every line as a place."""
-    if not index.exists():
+    if index not in lists:
         return []
-    with index.open("rb") as file:
-        lengths = [len(line) for line in file]
+    lists[index].seek(0)
+    lengths = [len(line) for line in lists[index]]
     return [_Place(index, start) for start in accumulate(lengths[:-1], initial=0)] if lengths else []
 
 
@@ -160,14 +173,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _lines(places: Iterable[_Place]) -> Iterator[bytes]:
-    with ExitStack() as stack:
-        files: dict[Path, BinaryIO] = {}
-        for path, start in places:
-            if path not in files:
-                files[path] = stack.enter_context(path.open("rb"))
-            files[path].seek(start)
-            yield files[path].readline()
+def _lines(places: Iterable[_Place], lists: Lists) -> Iterator[bytes]:
+    for path, start in places:
+        lists[path].seek(start)
+        yield lists[path].readline()
 
 
 def _rows(index: Path) -> Iterator[dict[str, Any]]:
