@@ -189,7 +189,7 @@ def read_verdicts(sidecar: Path) -> tuple[Verdict, ...]:
         InputError: the description is missing or damaged.
     """
     with _damage(sidecar):
-        return tuple(map(_verdict, json.loads(sidecar.read_bytes()).get("verdicts", ())))
+        return tuple(map(_verdict, json.loads(_content(sidecar, _MOST_JSON)).get("verdicts", ())))
 
 
 def read_explanation(sidecar: Path) -> StoredExplanation:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from detcam.errors import InputError
-from detcam.report import read_run, write_report
-from detcam.report.reading import read_explanation
+from detcam.report import read_run, reading, write_report
+from detcam.report.reading import read_checksum, read_explanation, read_verdicts
 
 ATTACK = '</script><img src=x onerror="alert(1)">{{7*7}}\u202e\u2028\''
 
@@ -191,3 +191,11 @@ def test_documents_that_are_none_are_one_line(tmp_path, write_run, name, content
     said = [error for error in errors if error]
     assert said or name == "index.jsonl"  # of an empty index there is nothing to say
     assert all("\n" not in error and len(error) < 1000 for error in said)
+
+
+@pytest.mark.parametrize("read", [read_explanation, read_verdicts, read_checksum])
+def test_no_reader_takes_in_a_description_that_would_fill_the_memory(tmp_path, write_run, monkeypatch, read):
+    sidecar = sidecar_of(write_run(tmp_path / "run"))
+    monkeypatch.setattr(reading, "_MOST_JSON", sidecar.stat().st_size - 1)
+    with pytest.raises(InputError, match="it is larger than the"):
+        read(sidecar)
