@@ -258,6 +258,8 @@ def test_a_broken_run_document_does_not_fit_the_schema(where, value):
             "merge": None,
         },
         "scale": {"kind": "box", "value": None},
+        "colormap": "inferno",
+        "half": False,
         "save": [],
     }
     schema("run-1").validate(whole)

@@ -22,7 +22,10 @@ from detcam.runner.batch import Job
 from detcam.runner.shards import Shard
 
 _MAP = re.compile(r"_map_b\d+\.png$")
-_QUESTION = ("model", "layers", "options", "scale", "save", "labels", "pictures", "seed")
+_QUESTION = (
+    *("model", "layers", "options", "seed", "labels", "pictures"),
+    *("scale", "colormap", "half", "save"),
+)
 """Of run.json: what must be the same for rows to belong together."""
 
 
@@ -44,6 +47,8 @@ def manifest_of(
         "pictures": {"count": len(jobs), "sha256": sources.hexdigest()},
         "options": asdict(options),
         "scale": asdict(save_options.style.scale),
+        "colormap": save_options.style.colormap,
+        "half": save_options.half,
         "save": list(save_options.extras),
     }
 
@@ -111,8 +116,8 @@ def settle(folder: RunFolder, jobs: Sequence[Job]) -> bool:
     if first is not None:
         with whole_file(folder.path / "metadata.jsonl") as file:
             file.writelines(chain([first], maps))
-    # What a row names is written, and what else has its name on the way was left by a process that was killed.
-    # Others' may be in use: two processes that end at once both come here, and one may write the report.
+    # What a row names is written: what is still on its way there was left by a process that was killed.
+    # Other names may be in use: two processes that end at once both come here, and one may write the report.
     remove_leftovers(folder.path, of=(name for row in _rows(index) for name in row["files"]))
     return True
 
@@ -129,7 +134,7 @@ Lists = Mapping[Path, BinaryIO]
 
 @contextmanager
 def _lists(folder: RunFolder) -> Iterator[Lists]:
-    """All lists of rows, opened once: another process that ends may put a new index in the old one's place."""
+    """All lists of rows, opened once: another process that ends may replace the index."""
     with ExitStack() as stack:
         yield {path: stack.enter_context(path.open("rb")) for path in folder.indexes()}
 

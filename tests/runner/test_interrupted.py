@@ -105,6 +105,10 @@ def test_another_question_is_not_mixed_in(finish, undisturbed, tmp_path):
     asked = ("--name", "undisturbed", "--save", "maps", "--resume")
     assert finish(*asked, "--conf", "0.5") == 1
     assert "undisturbed was made with other options: give the same, or another --name" in said(tmp_path)
+    assert finish(*asked, "--half") == 1
+    assert "undisturbed was made with other half" in said(tmp_path)
+    assert finish(*asked, "--colormap", "jet") == 1
+    assert "undisturbed was made with other colormap" in said(tmp_path)
     os.remove(tmp_path / "pictures/003.png")
     assert finish(*asked) == 1
     assert "undisturbed was made with other pictures" in said(tmp_path)
