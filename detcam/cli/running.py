@@ -35,10 +35,12 @@ class Sharing:
     Attributes:
         shard: its share of the pictures.
         resume: whether rows that are there stay.
+        ends_together: whether all processes are ended when one of them fails, as torchrun does.
     """
 
     shard: Shard
     resume: bool
+    ends_together: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -68,7 +70,7 @@ def sharing_of(options: dict[str, Any]) -> Sharing:
 
     if options["device"] is None and torch.cuda.is_available():
         options["device"] = f"cuda:{worker.local}"
-    return Sharing(worker.shard, options["resume"] or worker.is_restart)
+    return Sharing(worker.shard, options["resume"] or worker.is_restart, ends_together=True)
 
 
 def drive(
@@ -81,7 +83,7 @@ def drive(
 ) -> None:
     """Explain this process's share of the pictures, and end what only the last process can end."""
     from detcam.files import json_bytes
-    from detcam.runner import jobs_of, settle
+    from detcam.runner import count_failed, jobs_of, settle
 
     jobs = jobs_of(paths)
     folder, mine = _opened(explainer, jobs, save_options, sharing, options)
@@ -95,8 +97,8 @@ def drive(
         else:
             print_paths(files)
     document: dict[str, Any] = {"run": str(folder.path), "images": rows}
-    pages_failed = 0
-    if settle(folder, jobs):
+    pages_failed, is_last = 0, settle(folder, jobs)
+    if is_last:
         pages_failed = _finish(explainer, folder, document, options)
     else:
         say("other shares of this run are not done; the last one ends it")
@@ -104,6 +106,8 @@ def drive(
         click.echo(json_bytes(document, indent=1))
     if failed:
         say(f"{failed} of {done} pictures failed; see {folder.index}")
+    if sharing.ends_together:  # others may still be at work: the last one says what has failed in any of them
+        failed = count_failed(folder) if is_last else 0
     if failed or pages_failed:
         sys.exit(EXIT_SOME_FAILED)
 

@@ -7,7 +7,7 @@ from detcam.runner.batch import ExplainBatch, Job, Row, jobs_of
 from detcam.runner.config import ExplainerConfig, LabelsConfig
 from detcam.runner.loop import run
 from detcam.runner.shards import WHOLE, Shard, shard_of_torchrun
-from detcam.runner.state import manifest_of, open_run, settle, unfinished
+from detcam.runner.state import count_failed, manifest_of, open_run, settle, unfinished
 
 __all__ = [
     "WHOLE",
@@ -17,6 +17,7 @@ __all__ = [
     "LabelsConfig",
     "Row",
     "Shard",
+    "count_failed",
     "jobs_of",
     "manifest_of",
     "open_run",

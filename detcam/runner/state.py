@@ -122,6 +122,11 @@ def settle(folder: RunFolder, jobs: Sequence[Job]) -> bool:
     return True
 
 
+def count_failed(folder: RunFolder) -> int:
+    """How many pictures of a settled run are rows with an error."""
+    return sum(row["status"] == "error" for row in _rows(folder.path / INDEX))
+
+
 class _Place(NamedTuple):
     """Where a row is: a list, and bytes from its beginning. Rows themselves would fill the memory."""
 

@@ -102,7 +102,7 @@ EXPLAIN = ("-m", "detcam", "explain", str(SHAPES), "pictures", *FAST)
 
 def test_torchrun_makes_the_run_that_one_process_makes(finish, tmp_path):
     draw(tmp_path / "pictures", 5)
-    (tmp_path / "pictures/broken.png").unlink()  # for torchrun, exit code 3 is a failure to start over from
+    (tmp_path / "pictures/broken.png").unlink()
     assert finish("--name", "alone") == 0
     made = python(
         tmp_path,
@@ -123,6 +123,15 @@ def test_torchrun_makes_the_run_that_one_process_makes(finish, tmp_path):
     }
     assert rows_of(shared) == rows_of(alone)
     assert files_of(shared) == files_of(alone)
+
+
+def test_a_picture_that_fails_does_not_make_torchrun_end_the_other_workers(finish, pictures, tmp_path):
+    there = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "3"}
+    codes = [finish(RANK=rank, LOCAL_RANK=rank, **there) for rank in ("1", "0", "2")]
+    rows = rows_of(tmp_path / "runs/explain/run")
+    (failed,) = [number for number, row in enumerate(rows) if row["status"] == "error"]
+    assert (len(rows), failed % 3) == (11, 1)  # the first to end had it, and the last one says so
+    assert codes == [0, 0, 3]
 
 
 def test_ray_makes_the_run_that_one_process_makes_and_a_table(finish, tmp_path):
