@@ -27,7 +27,7 @@ from detcam.explainer.judging import explained_of
 from detcam.explanation import Verdict
 from detcam.geometry import Letterbox
 from detcam.images import read_picture
-from detcam.labels import read_labelled
+from detcam.labels import LabelledPictures, read_labelled
 from detcam.render import class_colour
 from detcam.report import read_run, write_report
 from detcam.report.errors import summarise
@@ -277,6 +277,24 @@ def test_labels_of_pictures_that_lie_elsewhere_meet_them_by_name(data, tmp_path,
     said = run("other.png", "--labels", str(data))
     assert isinstance(said.exception, InputError)
     assert "its 1 labelled pictures are none of the 1 given" in str(said.exception)
+
+
+def test_pictures_of_one_name_do_not_get_each_others_labels(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(make_scene(1).image).save("scene.png")
+    own = str(data.parent / "images" / "scene.png")
+    said = run(own, "scene.png", "--labels", str(data))
+    assert isinstance(said.exception, InputError)
+    assert str(said.exception).startswith("scene.png: 2 pictures are called scene.png")
+    assert not Path("runs").exists()
+
+
+def test_a_data_set_that_names_a_picture_twice_is_refused(data):
+    labelled = read_labelled(data)
+    (path,) = labelled.pictures.paths
+    twice = replace(labelled, pictures=LabelledPictures([path, path], lambda _: labelled.pictures[0]))
+    with pytest.raises(InputError, match=r"names .*scene\.png 2 times"):
+        LabelJudge.of(twice, shapes().class_names)
 
 
 @pytest.mark.parametrize(

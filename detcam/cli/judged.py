@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,23 @@ def pictures_and_labels(
         raise InputError(
             f"{data}: its {len(named)} labelled pictures are none of the {len(paths)} given: check --split"
         )
+    _check_names(paths, labelled)
     return paths, labels, labelled
+
+
+def _check_names(paths: Sequence[Path], labelled: LabelledSet) -> None:
+    """Refuse pictures of one name where it would decide whose the labels are."""
+    from detcam.errors import InputError
+
+    named = {path.name for path in labelled.pictures.paths}
+    times = Counter(path.name for path in paths if path.name in named)
+    known = set(map(os.path.abspath, labelled.pictures.paths))
+    for path in paths:
+        if times[path.name] > 1 and os.path.abspath(path) not in known:
+            raise InputError(
+                f"{path}: {times[path.name]} pictures are called {path.name}, and labels of pictures that "
+                "lie elsewhere are found by name: explain each folder in a run of its own"
+            )
 
 
 def sort_out(folder: Path, *, as_json: bool) -> str:

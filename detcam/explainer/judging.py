@@ -86,9 +86,14 @@ class LabelJudge:
         """For a detector's classes.
 
         Raises:
-            InputError: the data set's classes are not the detector's.
+            InputError: the data set's classes are not the detector's, or it names a picture twice.
         """
         paths = labelled.pictures.paths
+        for path, times in Counter(map(os.path.abspath, paths)).items():
+            if times > 1:
+                raise InputError(
+                    f"{labelled.source}: names {path} {times} times: give all its objects to one of them"
+                )
         names = Counter(path.name for path in paths)
         places = {path.name: i for i, path in enumerate(paths) if names[path.name] == 1}
         places |= {os.path.abspath(path): i for i, path in enumerate(paths)}
