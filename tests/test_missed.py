@@ -92,6 +92,16 @@ def test_each_fate_has_its_reason():
     assert (other.fate, other.by) == ("suppressed", 1)
 
 
+def test_what_suppressed_a_candidate_is_called_by_class_and_score():
+    """A number would be that of no box that is drawn."""
+    seen = candidates([[0.9, 0.1], [0.8, 0.1]], [[0, 0, 10, 10], [0, 0, 10, 9]], [(0, 0)])
+    names = {0: "cat", 1: "dog"}
+    assert [one.in_words(names, seen.kept) for one in seen.over(REGION, None, 10)] == [
+        "cat 0.9 at P4, IoU 1.00: kept",
+        "cat 0.8 at P4, IoU 0.90: suppressed by cat 0.90, IoU 0.90",
+    ]
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_what_is_kept_is_what_the_detector_finds(seed):
     small, picture = detector(), as_picture(pictures(4)[seed])

@@ -48,7 +48,7 @@ def answer_missed(
     names = explainer.detector.class_names
     say(f"{path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
     for one in missed.candidates:
-        say(f"  {one.in_words(names)}")
+        say(f"  {one.in_words(names, missed.detections)}")
     (job,) = jobs_of([path])
     folder = run_folder(options)
     command = ["detcam", *(click.get_current_context().obj or ())]

@@ -55,14 +55,18 @@ class Candidate:
     by: int | None = None
     by_iou: float | None = None
 
-    def in_words(self, names: Mapping[int, str]) -> str:
-        """What it was and what became of it, as "person 0.18 at P4, IoU 0.55: below the threshold"."""
+    def in_words(self, names: Mapping[int, str], kept: Detections) -> str:
+        """What it was and what became of it, as "person 0.18 at P4, IoU 0.55: below the threshold".
+
+        Args:
+            names: class id -> name.
+            kept: what `by` counts in.
+        """
         fate: str = self.fate
-        if self.fate == "suppressed":
-            fate = f"suppressed by detection {self.by}, IoU {self.by_iou:.2f}"
-        elif self.fate == "kept":
-            fate = f"kept, detection {self.by}"
-        elif self.winner != self.class_id:
+        if self.fate == "suppressed" and self.by is not None:
+            other = f"{names[int(kept.labels[self.by])]} {float(kept.scores[self.by]):.2f}"
+            fate = f"suppressed by {other}, IoU {self.by_iou:.2f}"
+        elif self.fate != "kept" and self.winner != self.class_id:
             fate = f"{self.fate}; {names[self.winner]} {self.winner_score:.2g} wins there"
         return f"{names[self.class_id]} {self.score:.2g} at {self.level}, IoU {self.iou:.2f}: {fate}"
 

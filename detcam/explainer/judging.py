@@ -188,7 +188,7 @@ class LabelJudge:
             class_id=class_id,
             class_name=names[class_id],
             score=best.score,
-            words=f"best candidate {best.in_words(names)}",
+            words=f"best candidate {best.in_words(names, candidates.kept)}",
             candidate=best.row,
             truth=box,
             truth_class=name,
