@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from detcam.errors import InputError, OutputError
-from detcam.explanation import SaveOptions
+from detcam.explanation import NOT_FOUND, SaveOptions
 from detcam.files import json_bytes, whole_file
 from detcam.outputs import INDEX, RunFolder
 from detcam.runner.batch import ExplainBatch, Job
@@ -115,6 +115,7 @@ def write_parquet(folder: RunFolder) -> Path:
             "xyxy": pa.list_(pa.float32(), 4),
             "level": pa.string(),
             "energy_in_box": pa.float32(),
+            "kind": pa.string(),
         }
     )
     columns = {"source": pa.string(), "status": pa.string(), "boxes": pa.int32(), "ms": pa.float32()}
@@ -136,8 +137,15 @@ def _groups(folder: RunFolder) -> Iterator[list[dict[str, Any]]]:
 
 def _with_detections(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
     names = [name for name in row["files"] if name.endswith("_cam.json")]
-    boxes = [box for name in names for box in json.loads((folder / name).read_bytes())["boxes"]]
-    return {**row, "detections": boxes}
+    documents = [json.loads((folder / name).read_bytes()) for name in names]
+    return {**row, "detections": [box for one in documents for box in _detected(one)]}
+
+
+def _detected(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Its boxes with what each is beside the labels, without those that the detector did not give."""
+    kinds = {one["row"]: one["kind"] for one in document.get("verdicts", ())}
+    boxes = [{**box, "kind": kinds.get(number)} for number, box in enumerate(document["boxes"])]
+    return [box for box in boxes if box["kind"] not in NOT_FOUND]
 
 
 def _started(options: RayOptions) -> Any:

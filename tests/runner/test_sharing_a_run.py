@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from killable import FAST, SHAPES, draw, files_of, rows_of, said
+from PIL import Image
 
+import detcam
 from detcam.errors import InputError
-from detcam.explainer import ExplainOptions
+from detcam.explainer import Explainer, ExplainOptions
 from detcam.explanation import SaveOptions
 from detcam.outputs import RunFolder
 from detcam.runner import ExplainBatch, ExplainerConfig, Shard, jobs_of, shard_of_torchrun
+from detcam.scenes import make_scene
 
 
 @given(st.lists(st.integers()), st.integers(1, 9))
@@ -154,6 +157,23 @@ def test_ray_makes_the_run_that_one_process_makes_and_a_table(finish, tmp_path):
     assert row["detections"][0]["xyxy"] == pytest.approx(sidecar["boxes"][0]["xyxy"], abs=1e-3)
     (shared / "index.parquet").unlink()
     assert files_of(shared) == files_of(alone)
+
+
+def test_the_table_leaves_out_what_was_not_detected(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="no Arrow: pip install 'detcam[ray]'")
+    from detcam.runner.on_ray import write_parquet
+
+    explainer = Explainer.of(
+        detcam.load(SHAPES, device="cpu"),
+        ExplainOptions(method="layer-cam", layers="backbone", conf=0.9, near_misses=1),
+    )
+    folder = RunFolder.create(tmp_path, "run", exist_ok=False)
+    Image.fromarray(make_scene(2_000_003).image).save(tmp_path / "scene.png")  # with a circle that gets .83
+    (row,) = ExplainBatch(lambda: explainer, folder, SaveOptions())(jobs_of([tmp_path / "scene.png"]))
+    kinds = [one.kind for one in row.explanation.verdicts]
+    assert sorted(kinds) == ["detection"] * (len(kinds) - 1) + ["near miss"]
+    (stored,) = parquet.read_table(write_parquet(folder)).to_pylist()
+    assert [one["kind"] for one in stored["detections"]] == ["detection"] * (len(kinds) - 1)
 
 
 def test_the_work_can_be_sent_away_without_its_model(tmp_path):
