@@ -16,6 +16,8 @@ from detcam.explanation import Explanation, SaveOptions, paths_of, save
 from detcam.images import Picture, read_picture
 from detcam.outputs import RunFolder, unique_stems
 
+_NO_ROOM_TO_DRAW = "not enough memory to draw and store its maps: give smaller pictures or fewer --max-boxes"
+
 
 class Job(NamedTuple):
     """A picture and how its files' names begin."""
@@ -162,8 +164,12 @@ class ExplainBatch:
         began = time.perf_counter()
         try:
             written = save(row.explanation, self.folder.path, row.job.stem, self.save_options)
-        except InputError as error:  # unlike a full disk, this is about one picture only
-            return Row(row.job, "error", error=str(error))
+        except (InputError, RuntimeError, MemoryError) as error:  # unlike a full disk, about one picture only
+            if isinstance(error, InputError):
+                return Row(row.job, "error", error=str(error))
+            if not is_out_of_memory(error):
+                raise
+            return Row(row.job, "error", error=_NO_ROOM_TO_DRAW)
         files = tuple(paths_of(written))
         return replace(row, files=files, ms=row.ms + (time.perf_counter() - began) * 1000)
 

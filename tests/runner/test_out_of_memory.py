@@ -19,6 +19,7 @@ from detcam.explanation import SaveOptions
 from detcam.images import read_picture
 from detcam.outputs import RunFolder
 from detcam.runner import ExplainBatch, Job, jobs_of, run
+from detcam.runner import batch as batch_module
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried")
@@ -158,6 +159,23 @@ def test_a_picture_of_which_not_even_one_box_fits_is_named_and_the_rest_goes_on(
     assert {row.status for row in rows} == {"error"}
     assert rows[0].error == "not enough memory for one box: give a smaller --imgsz or another --device"
     assert str(rows[0].job.path).endswith("000.png")
+
+
+@pytest.mark.parametrize("error", [CPU, MemoryError()])
+def test_a_picture_whose_maps_cannot_be_drawn_is_named_and_the_rest_goes_on(
+    work, tmp_path, monkeypatch, error
+):
+    jobs, save = jobs_of(draw(tmp_path / "pictures", 2)[:2]), batch_module.save
+
+    def run_out(explanation: Any, folder: Path, stem: str, options: SaveOptions) -> Any:
+        if stem == "000":
+            raise error
+        return save(explanation, folder, stem, options)
+
+    monkeypatch.setattr(batch_module, "save", run_out)
+    rows = list(run(work("short"), jobs))
+    assert [row.status for row in rows] == ["error", "ok"]
+    assert rows[0].error.startswith("not enough memory to draw and store its maps")
 
 
 def test_a_network_that_does_not_fit_at_all_is_told_apart(explainer, work, tmp_path, monkeypatch):
