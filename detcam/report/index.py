@@ -36,18 +36,28 @@ def index_row(
         error: why it has no report, if the run does not say so.
     """
     error = row.error or error
-    boxes = () if explanation is None else explanation.boxes
-    kinds = {} if explanation is None else {i: one.kind for i, one in explanation.verdict_of.items()}
+    boxes = [] if explanation is None else _boxes(explanation)
     return {
         "source": row.source,
         "status": "error" if error else row.status,
         "words": error or ("" if explanation is None else in_words(explanation)),
-        "boxes": [
-            [box.class_name, round(box.score, 4), kinds.get(number)] for number, box in enumerate(boxes)
-        ],
+        "boxes": boxes,
         "page": None if page is None else quote(os.fsencode(page.name)),
         "thumb": None if thumb is None else f"{THUMBS}/{quote(os.fsencode(thumb.name))}",
     }
+
+
+def _boxes(explanation: StoredExplanation) -> list[tuple[str, float, str | None]]:
+    """Class, score and kind, by which a picture is found: of explained boxes, then of what is not explained."""
+    kinds = {number: one.kind for number, one in explanation.verdict_of.items()}
+    rest = [one for one in explanation.verdicts if one.row is None]
+    return [
+        *(
+            (box.class_name, round(box.score, 4), kinds.get(number))
+            for number, box in enumerate(explanation.boxes)
+        ),
+        *((one.class_name, round(one.score, 4), one.kind) for one in rest),
+    ]
 
 
 def index_page(run: str, rows: Sequence[dict[str, Any]], summary: ErrorSummary) -> bytes:

@@ -182,6 +182,15 @@ def test_class_names_and_paths_are_only_ever_text(tmp_path, write_run):
     assert not set("<>&\u2028\u2029'") & set(raw)
 
 
+def test_a_picture_is_listed_under_what_was_missed_and_is_not_explained(tmp_path, write_run):
+    lost = Verdict("missed", (1, 1, 9, 9), 1, "dog", 0.0, "no candidate lies over it", None)
+    (row,) = read_run(write_run(tmp_path, verdicts=(lost,))).rows
+    stored = read_explanation(row.sidecar)
+    boxes = index_row(row, stored)["boxes"]
+    assert [kind for _, _, kind in boxes] == [None] * len(stored.boxes) + ["missed"]
+    assert boxes[-1] == ("dog", 0.0, "missed")
+
+
 def test_the_index_takes_strangers_words_as_text_too():
     rows = [
         StoredRow(f'1"{ATTACK}', "error", None, ATTACK),
