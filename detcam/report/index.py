@@ -48,7 +48,7 @@ def index_row(
 
 
 def _boxes(explanation: StoredExplanation) -> list[tuple[str, float, str | None]]:
-    """Class, score and kind, by which a picture is found: of explained boxes, then of what is not explained."""
+    """Class, score and kind, by which a picture is found: of its boxes, then of what is not explained."""
     kinds = {number: one.kind for number, one in explanation.verdict_of.items()}
     rest = [one for one in explanation.verdicts if one.row is None]
     return [
