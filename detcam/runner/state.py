@@ -147,7 +147,8 @@ def _lists(folder: RunFolder) -> Iterator[Lists]:
 def _places(lists: Lists) -> tuple[dict[str, _Place], set[str]]:
     """Source -> its row, and the sources that are done.
 
-    One that is done comes before one that failed, and the last of a list before others; torn lines are none.
+    The last of a list counts; of several lists one that is done comes before one that failed. Torn lines are
+    none.
     """
     found: dict[str, _Place] = {}
     done: set[str] = set()
@@ -158,10 +159,9 @@ def _places(lists: Lists) -> tuple[dict[str, _Place], set[str]]:
             if row is not None:
                 source, is_done = row["source"], row["status"] != "error"
                 is_newer = source not in found or found[source].path == path
-                if (is_done and is_newer) or source not in done:
+                if is_newer or source not in done:
                     found[source] = _Place(path, start)
-                if is_done:
-                    done.add(source)
+                    (done.add if is_done else done.discard)(source)
             start += len(line)
     return found, done
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from detcam.outputs import RunFolder
-from detcam.runner import Job, settle, state
+from detcam.runner import Job, settle, state, unfinished
 
 A, B = Job(Path("a.png"), "a"), Job(Path("b.png"), "b")
 
@@ -58,3 +58,12 @@ def test_what_others_are_writing_is_left_alone_and_what_a_killed_one_left_is_not
 def test_a_picture_that_is_named_twice_has_one_row(folder):
     assert settle(folder, [A, B, A])
     assert rows(folder) == [row(A), row(B)]
+
+
+def test_a_second_run_into_the_folder_does_not_take_the_first_ones_word_for_what_failed(tmp_path):
+    folder = RunFolder(tmp_path)
+    for one in (row(A), row(B), row(A, "is no picture any more")):
+        folder.add_row(one)
+    assert unfinished(folder, [A, B]) == [A]
+    assert settle(folder, [A, B])
+    assert rows(folder) == [row(A, "is no picture any more"), row(B)]
