@@ -53,7 +53,7 @@ def tables(folder: Path) -> Iterator[str]:
     small = sizes["`--layers backbone --half`"]
     for name, count in DATA_SETS.items():
         hours = count / rates["as it is"] / 3600
-        storage = (f"{count * size / 1e9:,.3g} TB" for size in (sizes["as it is"], small))
+        storage = (f"{float(f'{count * size / 1e9:.3g}'):,g} TB" for size in (sizes["as it is"], small))
         yield f"| {name} | {count:,} | {hours:,.0f} | {' | '.join(storage)} |"
 
 

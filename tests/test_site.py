@@ -53,6 +53,7 @@ def test_no_page_fetches_anything_from_elsewhere(site):
         assert len(fetched.addresses) > 3, path
         outside = [address for address in fetched.addresses if "//" in address]
         assert not outside, path
+        assert "@@" not in text, f"{path}: a figure that was to be measured is missing"
     for path in site.rglob("*.css"):
         assert "url(http" not in path.read_text(encoding="utf-8"), path
 

@@ -221,6 +221,13 @@ def test_an_object_that_no_candidate_lies_over_is_told_and_not_explained(data):
     assert len(verdicts) == len(labelled.pictures[0].labels)
 
 
+def test_what_was_detected_can_be_had_alone(judged, plain):
+    alone = judged.detected()
+    assert torch.equal(alone.detections.candidates, plain.detections.candidates)
+    assert {one.kind for one in alone.verdicts} == {"true positive", "wrong class"}
+    assert len(plain.detected()) == len(plain)
+
+
 def test_labels_and_near_misses_exclude_each_other(data):
     with pytest.raises(InputError, match="near_misses are for pictures without labels"):
         explain(make_scene(SEED).image, labels=read_labelled(data), near_misses=1)
@@ -341,6 +348,9 @@ def test_surprise_is_the_score_and_for_what_was_missed_how_unlikely_that_is_at_i
             verdict("badly placed", 0.5, medium),
             verdict("background", 0.65, None),
             verdict("duplicate", 0.7, large(0)),
+            verdict(
+                "wrong class", 0.05, small
+            ),  # of a class that nobody may have asked about: no part of 0 of 1
         ],
     )
     summary = summarise(read_run(tmp_path / "run"))
@@ -349,10 +359,13 @@ def test_surprise_is_the_score_and_for_what_was_missed_how_unlikely_that_is_at_i
         ("background", 0.65),
         ("missed", 0.6),
         ("badly placed", 0.5),
+        ("wrong class", 0.05),
         ("missed", 0.0),
     ]
     assert summary.found == {"small": (0, 1), "medium": (0, 1), "large": (3, 4)}
-    assert list(summary.counts) == ["missed", "background", "badly placed", "duplicate", "true positive"]
+    assert list(summary.counts) == [
+        *("missed", "background", "wrong class", "badly placed", "duplicate", "true positive")
+    ]
     assert summary.counts["missed"] == 2
 
 

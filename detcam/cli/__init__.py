@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Libraries that would fetch or install something on their own, or talk on stdout, are told not to.
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
+    os.environ.setdefault("YOLO_OFFLINE", "true")  # else it looks up two hosts as it is imported
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `docker stop` tidy up like Ctrl-C
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):  # a letter that a pipe cannot hold is no reason to fail

@@ -59,6 +59,10 @@ def sharing_of(options: dict[str, Any]) -> Sharing:
     worker = shard_of_torchrun()
     if options["engine"] == "ray" and (worker or options["shard"]):
         raise click.UsageError("--engine ray deals pictures out itself: leave --shard and torchrun out")
+    if options["engine"] == "ray" and options["exist_ok"] and not options["resume"]:
+        raise click.UsageError(
+            "--engine ray takes a folder of its own: leave --exist-ok out, or add --resume"
+        )
     if options["minimal"] and (options["resume"] or options["engine"] == "ray"):
         raise click.UsageError("--minimal cannot be resumed or run on Ray: leave one of them out")
     if worker is None:
@@ -86,7 +90,7 @@ def drive(
     from detcam.runner import count_failed, jobs_of, settle
 
     jobs = jobs_of(paths)
-    folder, mine = _opened(explainer, jobs, save_options, sharing, options)
+    folder, mine = _opened(config, explainer, jobs, save_options, sharing, options)
     rows, done, failed = [], 0, 0
     rows_of = _ray_rows if options["engine"] == "ray" else _local_rows
     for record, files in rows_of(config, explainer, mine, folder, save_options, options):
@@ -113,6 +117,7 @@ def drive(
 
 
 def _opened(
+    config: ExplainerConfig,
     explainer: Explainer,
     jobs: Sequence[Job],
     save_options: SaveOptions,
@@ -124,7 +129,7 @@ def _opened(
 
     path = run_folder(options if sharing.is_alone else {**options, "exist_ok": True}).path
     command = ["detcam", *(click.get_current_context().obj or ())]
-    manifest = manifest_of(explainer, save_options, jobs, command)
+    manifest = {**manifest_of(explainer, save_options, jobs, command), "told": config.told()}
     folder = open_run(path, manifest, sharing.shard, is_new=sharing.is_alone, resume=sharing.resume)
     mine = sharing.shard.of(jobs)
     if not sharing.resume:

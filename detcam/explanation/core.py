@@ -22,7 +22,7 @@ from detcam.errors import ShapeError
 from detcam.explanation.exchange import to_supervision
 from detcam.explanation.overlay import MERGED, Scale, Style, draw
 from detcam.explanation.saving import SaveOptions, paths_of, save
-from detcam.explanation.verdicts import Verdict, of_rows
+from detcam.explanation.verdicts import NOT_FOUND, Verdict, of_rows
 from detcam.geometry import Letterbox
 from detcam.images import Picture
 from detcam.metrics import energy_in_box
@@ -156,6 +156,17 @@ class Explanation:
     def of_class(self, class_id: int) -> Explanation:
         """The explanation of the boxes of one class."""
         return self._rows((self.detections.labels == class_id).nonzero().flatten().tolist())
+
+    def detected(self) -> Explanation:
+        """The explanation of what the detector gave: without objects missed and near misses."""
+        verdict_of = self.verdict_of
+        return self._rows(
+            [
+                row
+                for row in range(len(self))
+                if row not in verdict_of or verdict_of[row].kind not in NOT_FOUND
+            ]
+        )
 
     def label(self, box: int) -> str:
         """Class name and score of one box, such as "bus 0.90"."""
@@ -335,7 +346,7 @@ class Explanation:
         return paths_of(save(self, Path(folder), stem or self.picture.stem, options))
 
     def to_detections(self) -> Any:
-        """The boxes as `supervision.Detections`: xyxy in picture pixels, confidence and class_id.
+        """What was detected as `supervision.Detections`: xyxy in picture pixels, confidence and class_id.
 
         `data` has for each box, beside supervision's "class_name": "level", that predicted it, or None;
         "heatmap", (M, h, w), its merged map, raw, on a grid over the network's input; "heatmap_top", the
@@ -345,7 +356,7 @@ class Explanation:
         Raises:
             MissingPackageError: supervision is not installed.
         """
-        return to_supervision(self)
+        return to_supervision(self.detected() if self.verdicts else self)
 
     def _repr_png_(self) -> bytes:
         """The overlay, for notebooks."""

@@ -17,6 +17,7 @@ from detcam.report.reading import StoredRow, StoredRun, read_run, read_verdicts
 
 SCHEMA = "detcam.errors/1"
 LISTED = 100
+_ASKED = ("true positive", "badly placed", "missed")  # kinds whose object is surely of a class asked about
 _SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}  # areas below, COCO's
 
 
@@ -52,7 +53,8 @@ class ErrorSummary:
 
     Attributes:
         counts: kind -> how many, the kinds that are there.
-        found: "small", "medium" or "large" (COCO's areas, 32² and 96² pixels) -> objects found, and labelled.
+        found: "small", "medium" or "large" (COCO's areas, 32² and 96² pixels) -> objects found, and labelled;
+            without those that only a detection of another class is about.
         first: the errors of the highest surprise, 100 at most.
     """
 
@@ -85,7 +87,7 @@ def summarise(run: StoredRun) -> ErrorSummary:
     for _, verdicts in _judged(run):
         counts.update(one.kind for one in verdicts)
         right = {one.truth for one in verdicts if one.kind == "true positive"}
-        for truth in {one.truth for one in verdicts if one.truth is not None}:
+        for truth in {one.truth for one in verdicts if one.truth is not None and one.kind in _ASKED}:
             size = found[_size(truth)]
             size[0] += truth in right
             size[1] += 1

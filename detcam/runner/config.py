@@ -47,6 +47,11 @@ class ExplainerConfig:
     options: ExplainOptions = field(default_factory=ExplainOptions)
     labels: LabelsConfig | None = None
 
+    def told(self) -> dict[str, str]:
+        """What was said about the model and the labels, for run.json: name -> value, as text."""
+        said = {**vars(self.load), **({} if self.labels is None else vars(self.labels))}
+        return {name: str(value) for name, value in said.items() if value not in (None, (), False)}
+
     def __call__(self, progress: Progress | None = None, labels: LabelledSet | None = None) -> Explainer:
         """The explainer.
 

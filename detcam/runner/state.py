@@ -23,7 +23,7 @@ from detcam.runner.shards import Shard
 
 _MAP = re.compile(r"_map_b\d+\.png$")
 _QUESTION = (
-    *("model", "layers", "options", "seed", "labels", "pictures"),
+    *("model", "told", "layers", "options", "seed", "labels", "pictures"),
     *("scale", "colormap", "half", "save"),
 )
 """Of run.json: what must be the same for rows to belong together."""

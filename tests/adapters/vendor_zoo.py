@@ -92,6 +92,8 @@ class Example:
         yolo = self.yolo()
         if release() < (8, 4, 143):
             head = yolo.model.model[-1]
+            if branch == "one2many" and release() < (8, 4, 0) and "fuse" in vars(type(head)):
+                pytest.skip(f"predict of ultralytics {release_name()} removes that branch before it runs")
             if getattr(head, "end2end", False) != (branch == "one2one"):
                 try:
                     head.end2end = branch == "one2one"

@@ -109,6 +109,8 @@ def test_another_question_is_not_mixed_in(finish, undisturbed, tmp_path):
     assert "undisturbed was made with other half" in said(tmp_path)
     assert finish(*asked, "--colormap", "jet") == 1
     assert "undisturbed was made with other colormap" in said(tmp_path)
+    assert finish(*asked, "--num-classes", "3") == 1  # what the model has, but said now and not before
+    assert "undisturbed was made with other told" in said(tmp_path)
     os.remove(tmp_path / "pictures/003.png")
     assert finish(*asked) == 1
     assert "undisturbed was made with other pictures" in said(tmp_path)

@@ -56,6 +56,7 @@ def test_torchrun_says_which_share():
     ("arguments", "environment", "message"),
     [
         (("--engine", "ray", "--shard", "1/2"), {}, "--engine ray deals pictures out itself"),
+        (("--engine", "ray", "--exist-ok"), {}, "--engine ray takes a folder of its own"),
         (("--minimal", "--resume"), {}, "--minimal cannot be resumed or run on Ray"),
         (("--shard", "2/1"), {}, "a shard is i/n"),
         (
