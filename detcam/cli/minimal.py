@@ -46,13 +46,14 @@ def write_minimal(explainer: Explainer, row: Row, folder: Path) -> list[Path]:
 
 
 def _words(one: MinimalEvidence) -> str:
-    keeps = (
-        f"kept at {one.keeps.score:.2f} by {one.keeps.share:.1%} of the picture"
-        if one.keeps
-        else "not kept by what the map puts first"
-    )
+    if one.keeps is None:
+        keeps = "not kept by what the map puts first"
+    elif not one.keeps.share:
+        keeps = f"kept at {one.keeps.score:.2f} by the blurred picture alone"
+    else:
+        keeps = f"kept at {one.keeps.score:.2f} by {100 * one.keeps.share:.2g}% of the picture"
     kills = (
-        f"down to {one.kills.score:.2f} without {one.kills.share:.1%}"
+        f"down to {one.kills.score:.2f} without {100 * one.kills.share:.2g}%"
         if one.kills
         else "there still without what the map puts first"
     )

@@ -52,8 +52,8 @@ class MinimalEvidence:
     Attributes:
         box: its number in the explanation.
         score: of the unchanged picture: confidence times overlap with itself.
-        keeps: the smallest part that alone, on a blurred copy, keeps half of the score or more; None if not
-            even 64 % of the pixels do.
+        keeps: the smallest part that alone, on a blurred copy, keeps half of the score or more; none of the
+            pixels if the blurred copy does; None if not even 64 % of them do.
         kills: the smallest part whose removal, to black, leaves less than half; likewise.
         forwards: pictures that were scored.
     """
@@ -118,6 +118,9 @@ class _Search:
             value = float(self.score(torch.where(self.ranks < count, end, start)[None])[0])
             return value, value >= self.half if is_wanted_above else value < self.half
 
+        value, is_passed = scored(0)
+        if is_passed:  # blur may leave a large thing recognisable: no pixel of the map is needed
+            return 0, value
         below = 0
         for share in SHARES:
             count = max(round(share * total), 1)

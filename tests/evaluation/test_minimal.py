@@ -41,7 +41,7 @@ def test_the_smallest_part_is_found_as_closely_as_the_halvings_allow(threshold):
     around = next(place for place, share in enumerate(SHARES) if share >= threshold)
     wide = SHARES[around] - (SHARES[around - 1] if around else 0)
     assert threshold <= score <= threshold + wide / 2**HALVINGS + 0.001
-    assert search.forwards <= len(SHARES) + HALVINGS
+    assert search.forwards <= 1 + len(SHARES) + HALVINGS
 
 
 def test_what_kills_leaves_less_than_asked_for():
@@ -56,7 +56,13 @@ def test_a_map_whose_strongest_pixels_do_neither_is_told():
     assert search.smallest(NOTHING, ALL, is_wanted_above=True) is None
     stubborn = _Search(lambda batch: torch.ones(len(batch)), RANKS, 0.5)
     assert stubborn.smallest(ALL, NOTHING, is_wanted_above=False) is None
-    assert search.forwards == stubborn.forwards == len(SHARES)
+    assert search.forwards == stubborn.forwards == 1 + len(SHARES)
+
+
+def test_what_is_kept_without_any_pixel_needs_none():
+    search = _Search(lambda batch: torch.ones(len(batch)), RANKS, 0.5)
+    assert search.smallest(NOTHING, ALL, is_wanted_above=True) == (0, 1.0)
+    assert search.forwards == 1
 
 
 def test_parts_do_to_the_network_what_they_say():
