@@ -84,7 +84,7 @@ def run_on_ray(
             fn_constructor_args=(config, folder, save_options),
             batch_size=options.batch,
             batch_format="numpy",
-            concurrency=options.workers,
+            compute=ray.data.ActorPoolStrategy(size=options.workers),
             num_gpus=1 if torch.cuda.is_available() else 0,
         )
         for one in rows.iter_rows():
@@ -160,6 +160,7 @@ def _started(options: RayOptions) -> Any:
     except ImportError:
         raise InputError("the engine ray needs Ray: pip install 'detcam[ray]'") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # progress is told by whoever asks for the rows
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of a run leaves these machines
     # Ray Data keeps processors for itself: with no more than the actors take, it may wait for ever.
     here = {"include_dashboard": False, "num_cpus": max(os.cpu_count() or 1, options.workers + 2)}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,30 @@ def test_the_table_leaves_out_what_was_not_detected(tmp_path):
     assert sorted(kinds) == ["detection"] * (len(kinds) - 1) + ["near miss"]
     (stored,) = parquet.read_table(write_parquet(folder)).to_pylist()
     assert [one["kind"] for one in stored["detections"]] == ["detection"] * (len(kinds) - 1)
+
+
+@pytest.mark.slow
+def test_a_ray_run_whose_driver_is_killed_goes_on(finish, tmp_path):
+    pytest.importorskip("ray", reason="no Ray: pip install 'detcam[ray]'")
+    draw(tmp_path / "pictures", 20)
+    assert finish("--name", "alone") == 3
+    command = [*EXPLAIN, "--name", "ray", "--engine", "ray", "--resume"]
+    driver = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    parts = tmp_path / "runs/explain/ray/parts"
+    while driver.poll() is None and sum(len(one.read_bytes().splitlines()) for one in parts.glob("*")) < 3:
+        time.sleep(0.05)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    made = python(tmp_path, *command)
+    assert made.returncode == 3, made.stderr
+    assert "0 of 21 pictures are done already" not in made.stderr
+    assert rows_of(tmp_path / "runs/explain/ray") == rows_of(tmp_path / "runs/explain/alone")
 
 
 def test_the_work_can_be_sent_away_without_its_model(tmp_path):
