@@ -167,7 +167,7 @@ def test_near_misses_are_the_best_below_the_threshold_apart_from_everything_foun
     near = of_kind(several, "near miss")
     assert [one.candidate for one in near] == expected[:2]
     assert near[0].class_name == "circle"
-    assert near[0].words == "below the threshold 0.9"
+    assert near[0].words == f"{near[0].score:.3g} is below the threshold 0.9"
     assert len(several) == len(plain) + len(near)
 
 

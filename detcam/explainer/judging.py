@@ -56,7 +56,13 @@ class NearMissJudge:
         missed = weak[apart[apart >= 0][: self.count]]
         return [
             *(
-                _verdict(missed, row, "near miss", f"below the threshold {conf:g}", names)
+                _verdict(
+                    missed,
+                    row,
+                    "near miss",
+                    f"{float(missed.scores[row]):.3g} is below the threshold {conf:g}",
+                    names,
+                )
                 for row in range(len(missed))
             ),
             *(_verdict(found, row, "detection", "", names) for row in range(len(found))),
