@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -21,13 +21,8 @@ from detcam.cli.options import (
     run_options,
     sharing_options,
 )
-from detcam.cli.running import drive, sharing_of
+from detcam.cli.running import Prepared, drive, sharing_of
 from detcam.cli.words import progress_bar
-
-if TYPE_CHECKING:
-    from detcam.explainer import Explainer
-    from detcam.explanation import SaveOptions
-    from detcam.runner import ExplainerConfig
 
 
 @click.command(short_help="Explain the detections in pictures.")
@@ -154,18 +149,16 @@ def explain(model: str, images: tuple[str, ...], **options: Any) -> None:
     paths. --report adds what `detcam report` writes. Finding nothing is success.
     """
     sharing = sharing_of(options)
-    config, explainer, paths, save_options = _prepare_explain(model, images, options)
+    run = _prepare_explain(model, images, options)
     if options["box"] is not None:
-        if len(paths) != 1 or not sharing.is_alone or options["engine"] != "local":
-            raise click.UsageError(f"--box asks about one picture, here and at once, got {len(paths)}")
-        answer_missed(explainer, paths[0], save_options, options)
+        if len(run.paths) != 1 or not sharing.is_alone or options["engine"] != "local":
+            raise click.UsageError(f"--box asks about one picture, here and at once, got {len(run.paths)}")
+        answer_missed(run)
     else:
-        drive(config, explainer, paths, save_options, sharing, options)
+        drive(run, sharing)
 
 
-def _prepare_explain(
-    model: str, images: tuple[str, ...], options: dict[str, Any]
-) -> tuple[ExplainerConfig, Explainer, list[Path], SaveOptions]:
+def _prepare_explain(model: str, images: tuple[str, ...], options: dict[str, Any]) -> Prepared:
     """Check everything that can be wrong before a folder is made; cheap checks before the model."""
     from detcam.explanation import SaveOptions, Scale, Style
     from detcam.images import read_picture
@@ -202,7 +195,7 @@ def _prepare_explain(
     )
     explainer = config(progress_bar("changed pictures"), labelled)
     explainer.rehearse()
-    return config, explainer, paths, save_options
+    return Prepared(config, explainer, paths, save_options, options)
 
 
 def _classes_and_target(options: dict[str, Any]) -> tuple[tuple[str, ...], str]:

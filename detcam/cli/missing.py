@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +11,8 @@ from detcam.cli.options import run_folder
 from detcam.cli.words import print_paths, say
 
 if TYPE_CHECKING:
-    from detcam.explainer import Explainer, Missed
-    from detcam.explanation import SaveOptions
+    from detcam.cli.running import Prepared
+    from detcam.explainer import Missed
 
 
 def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> list[float] | None:
@@ -29,9 +28,7 @@ def parse_box(_ctx: click.Context, _parameter: click.Parameter, text: str | None
     return numbers
 
 
-def answer_missed(
-    explainer: Explainer, path: Path, save_options: SaveOptions, options: dict[str, Any]
-) -> None:
+def answer_missed(run: Prepared) -> None:
     """Say, draw and store why a region of one picture is not among the detections, or that it is.
 
     Raises:
@@ -41,21 +38,19 @@ def answer_missed(
     from detcam.explanation import paths_of, save
     from detcam.files import json_bytes, write_json
     from detcam.images import read_picture
-    from detcam.runner import jobs_of, manifest_of
+    from detcam.runner import jobs_of
 
-    picture = read_picture(path)
-    missed = why_missed(explainer, picture, options["box"])
+    (job,), explainer, options = jobs_of(run.paths), run.explainer, run.options
+    missed = why_missed(explainer, read_picture(job.path), options["box"])
     names = explainer.detector.class_names
-    say(f"{path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
+    say(f"{job.path}: {_count(missed)} over {', '.join(f'{x:g}' for x in missed.box)}")
     for one in missed.candidates:
         say(f"  {one.in_words(names, missed.detections)}")
-    (job,) = jobs_of([path])
     folder = run_folder(options)
-    command = ["detcam", *(click.get_current_context().obj or ())]
-    folder.write_manifest(manifest_of(explainer, save_options, [job], command))
+    folder.write_manifest(run.manifest([job]))
     document = {
         "schema": "detcam.missed/1",
-        "image": str(path),
+        "image": str(job.path),
         "box": missed.box,
         "candidates": [
             {**asdict(one), "class": names[one.class_id], "winner_class": names[one.winner]}
@@ -64,7 +59,7 @@ def answer_missed(
     }
     written = [write_json(folder.path / f"{job.stem}_missed.json", document)]
     for what, explanation in (("for", missed.speaks_for), ("against", missed.speaks_against)):
-        files = save(explanation, folder.path, f"{job.stem}_{what}", save_options)
+        files = save(explanation, folder.path, f"{job.stem}_{what}", run.save_options)
         written += paths_of(files)
     if options["as_json"]:
         click.echo(json_bytes(document, indent=1))

@@ -28,6 +28,33 @@ Told = tuple[dict[str, Any], list[Path]]
 """A picture's row, and the files to print."""
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run of which everything that can be checked has been.
+
+    Attributes:
+        config: how its explainer is made, anywhere.
+        explainer: of this process.
+        paths: all its pictures.
+        save_options: what is written.
+        options: as typed.
+    """
+
+    config: ExplainerConfig
+    explainer: Explainer
+    paths: Sequence[Path]
+    save_options: SaveOptions
+    options: dict[str, Any]
+
+    def manifest(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """What run.json holds."""
+        from detcam.runner import manifest_of
+
+        command = ["detcam", *(click.get_current_context().obj or ())]
+        asked = manifest_of(self.explainer, self.save_options, jobs, command)
+        return {**asked, "told": self.config.told()}
+
+
 @dataclass(frozen=True)
 class Sharing:
     """A process's part in a run.
@@ -77,23 +104,16 @@ def sharing_of(options: dict[str, Any]) -> Sharing:
     return Sharing(worker.shard, options["resume"] or worker.is_restart, ends_together=True)
 
 
-def drive(
-    config: ExplainerConfig,
-    explainer: Explainer,
-    paths: Sequence[Path],
-    save_options: SaveOptions,
-    sharing: Sharing,
-    options: dict[str, Any],
-) -> None:
+def drive(run: Prepared, sharing: Sharing) -> None:
     """Explain this process's share of the pictures, and end what only the last process can end."""
     from detcam.files import json_bytes
     from detcam.runner import count_failed, jobs_of, settle
 
-    jobs = jobs_of(paths)
-    folder, mine = _opened(config, explainer, jobs, save_options, sharing, options)
+    jobs, options = jobs_of(run.paths), run.options
+    folder, mine = _opened(run, jobs, sharing)
     rows, done, failed = [], 0, 0
     rows_of = _ray_rows if options["engine"] == "ray" else _local_rows
-    for record, files in rows_of(config, explainer, mine, folder, save_options, options):
+    for record, files in rows_of(run, mine, folder):
         done += 1
         failed += record["status"] == "error"
         if options["as_json"]:
@@ -103,7 +123,7 @@ def drive(
     document: dict[str, Any] = {"run": str(folder.path), "images": rows}
     pages_failed, is_last = 0, settle(folder, jobs)
     if is_last:
-        pages_failed = _finish(explainer, folder, document, options)
+        pages_failed = _finish(run, folder, document)
     else:
         say("other shares of this run are not done; the last one ends it")
     if options["as_json"]:
@@ -116,21 +136,12 @@ def drive(
         sys.exit(EXIT_SOME_FAILED)
 
 
-def _opened(
-    config: ExplainerConfig,
-    explainer: Explainer,
-    jobs: Sequence[Job],
-    save_options: SaveOptions,
-    sharing: Sharing,
-    options: dict[str, Any],
-) -> tuple[RunFolder, Sequence[Job]]:
+def _opened(run: Prepared, jobs: Sequence[Job], sharing: Sharing) -> tuple[RunFolder, Sequence[Job]]:
     """The folder, and what this process has to do in it."""
-    from detcam.runner import manifest_of, open_run, unfinished
+    from detcam.runner import open_run, unfinished
 
-    path = run_folder(options if sharing.is_alone else {**options, "exist_ok": True}).path
-    command = ["detcam", *(click.get_current_context().obj or ())]
-    manifest = {**manifest_of(explainer, save_options, jobs, command), "told": config.told()}
-    folder = open_run(path, manifest, sharing.shard, is_new=sharing.is_alone, resume=sharing.resume)
+    path = run_folder(run.options if sharing.is_alone else {**run.options, "exist_ok": True}).path
+    folder = open_run(path, run.manifest(jobs), sharing.shard, is_new=sharing.is_alone, resume=sharing.resume)
     mine = sharing.shard.of(jobs)
     if not sharing.resume:
         return folder, mine
@@ -139,53 +150,40 @@ def _opened(
     return folder, left
 
 
-def _local_rows(
-    config: ExplainerConfig,
-    explainer: Explainer,
-    jobs: Sequence[Job],
-    folder: RunFolder,
-    save_options: SaveOptions,
-    options: dict[str, Any],
-) -> Iterator[Told]:
-    from detcam.runner import ExplainBatch, run
+def _local_rows(run: Prepared, jobs: Sequence[Job], folder: RunFolder) -> Iterator[Told]:
+    from detcam.runner import ExplainBatch
+    from detcam.runner import run as rows_of
 
-    work = ExplainBatch(lambda: explainer, folder, save_options)
-    for row in counted(run(work, jobs, batch=options["batch"]), len(jobs)):
+    explainer, options = run.explainer, run.options
+    work = ExplainBatch(lambda: explainer, folder, run.save_options)
+    for row in counted(rows_of(work, jobs, batch=options["batch"]), len(jobs)):
         say_row(row, explainer)
         more = write_minimal(explainer, row, folder.path) if options["minimal"] else []
         yield row.record(), [*row.files, *more]
 
 
-def _ray_rows(
-    config: ExplainerConfig,
-    explainer: Explainer,
-    jobs: Sequence[Job],
-    folder: RunFolder,
-    save_options: SaveOptions,
-    options: dict[str, Any],
-) -> Iterator[Told]:
+def _ray_rows(run: Prepared, jobs: Sequence[Job], folder: RunFolder) -> Iterator[Told]:
     from detcam.runner.on_ray import RayOptions, run_on_ray
 
-    engine = RayOptions(options["address"], options["workers"], options["batch"])
-    for record in counted(run_on_ray(config, folder, save_options, jobs, engine), len(jobs)):
+    engine = RayOptions(run.options["address"], run.options["workers"], run.options["batch"])
+    for record in counted(run_on_ray(run.config, folder, run.save_options, jobs, engine), len(jobs)):
         boxes = f"{record['boxes']} boxes"
         say(f"{record['source']}: {record['error'] or boxes}")
         yield record, [folder.path / name for name in record["files"]]
 
 
-def _finish(
-    explainer: Explainer, folder: RunFolder, document: dict[str, Any], options: dict[str, Any]
-) -> int:
+def _finish(run: Prepared, folder: RunFolder, document: dict[str, Any]) -> int:
     """What is made of all rows: errors ranked, pages, a table.
 
     Returns:
         How many pictures have no page though they were explained.
     """
+    options = run.options
     if options["engine"] == "ray":
         from detcam.runner.on_ray import write_parquet
 
         document["table"] = str(write_parquet(folder))
-    if explainer.judge is not None:
+    if run.explainer.judge is not None:
         document["errors"] = sort_out(folder.path, as_json=options["as_json"])
     if not options["with_report"]:
         return 0
