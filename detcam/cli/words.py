@@ -57,7 +57,7 @@ def counted(pictures: Iterable[Item], total: int) -> Iterator[Item]:
     In a log it is a line every minute.
     """
     if total < 2 or not sys.stderr.isatty():
-        yield from _logged(pictures, total)
+        yield from pictures if total < 2 else _logged(pictures, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
