@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 CLASS_NAMES = {0: "cat", 1: "dog", 2: "fire hydrant"}
 SIDE = 96  # pixels: the grids of the three levels are 12, 6 and 3 cells
@@ -58,6 +59,17 @@ def checkpoint(head: str = "Detect") -> Path:
     yolo.ckpt = {}  # which 8.3.0 leaves empty and does not save
     yolo.save(path)
     return path
+
+
+def explained_street(folder: Path) -> Any:
+    """A picture with prime sides, stored in a folder, and three boxes found in it, explained."""
+    import detcam
+
+    path = folder / "street.png"
+    Image.fromarray(pictures(3)[2]).save(path)
+    found = detcam.explain(detector(), path, method="layer-cam", layers="backbone", max_boxes=3)
+    assert len(found) == 3
+    return found
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from detcam.cli.options import class_option
+from detcam.cli.options import class_option, moved_option, run_argument
 from detcam.cli.words import print_paths
 
 
@@ -36,7 +36,7 @@ def parse_numbers(
 
 
 @click.command(short_help="Make a figure for a paper of a run.")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@run_argument
 @click.argument("pictures", metavar="[PICTURES]...", nargs=-1)
 @click.option(
     "--output",
@@ -68,12 +68,7 @@ def parse_numbers(
     help="Full colour is: energy, box, image (one for all panels), level, fixed:VALUE; default: the run's.",
 )
 @click.option("--colormap", default="inferno", show_default=True, help="inferno, viridis, magma, turbo, jet.")
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Where the pictures lie now; default: where they were explained.",
-)
+@moved_option
 def figure(run: Path, pictures: tuple[str, ...], output: Path, **options: Any) -> None:
     r"""Make a figure for a paper of PICTURES (all, if none is named) of RUN, which detcam explain wrote.
 

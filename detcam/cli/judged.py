@@ -94,7 +94,6 @@ def sort_out(folder: Path, *, as_json: bool) -> str:
 
 def _words(error: RankedError) -> str:
     verdict = error.verdict
-    what = verdict.truth_class if verdict.kind == "missed" else f"{verdict.class_name} {verdict.score:.2f}"
     where = verdict.truth if verdict.kind == "missed" and verdict.truth is not None else verdict.box
     place = ",".join(f"{side:.0f}" for side in where)
-    return f"{error.row.source}: {verdict.kind}: {what} at {place}: {verdict.words}"
+    return f"{error.row.source}: {verdict.title} at {place}: {verdict.words}"

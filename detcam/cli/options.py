@@ -105,6 +105,13 @@ def sharing_options(command: Command) -> Command:
 imgsz_option = click.option(
     "--imgsz", type=COUNT, metavar="PIXELS", help="Largest side of the input; default: as trained."
 )
+run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+moved_option = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the pictures lie now; default: where they were explained.",
+)
 half_option = click.option("--half", is_flag=True, help="Store arrays in float16.")
 
 

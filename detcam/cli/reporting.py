@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from detcam.cli.exits import EXIT_SOME_FAILED
+from detcam.cli.options import moved_option, run_argument
 from detcam.cli.words import print_paths, say
 
 
 @click.command(short_help="Show a run's maps in a browser.")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--with",
     "others",
@@ -21,12 +22,7 @@ from detcam.cli.words import print_paths, say
     metavar="RUN",
     help="Another run over the same pictures, to be chosen in the pages: another method. Repeatable.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Where the pictures lie now; default: where they were explained.",
-)
+@moved_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of paths.")
 def report(run: Path, others: tuple[Path, ...], images: Path | None, as_json: bool) -> None:
     r"""Write pages that show the maps of RUN, a folder that `detcam explain` wrote, in any browser.

@@ -105,10 +105,6 @@ class LabelJudge:
         places |= {os.path.abspath(path): i for i, path in enumerate(paths)}
         return cls(labelled, classes_for(labelled.class_names, class_names), places)
 
-    def knows(self, path: Path) -> bool:
-        """Whether the data set has labels for a picture."""
-        return self._place(path) is not None
-
     def __call__(self, picture: Picture, candidates: RawCandidates) -> list[Verdict]:
         """See `Judge`."""
         place = None if picture.path is None else self._place(picture.path)
@@ -176,29 +172,22 @@ class LabelJudge:
         box = _corners(truth, place)
         best, names = candidates.unkept(box, class_id, self.iou), candidates.detector.class_names
         name = self.labelled.class_names[int(truth.labels[place])]
-        if best is None:
-            return Verdict(
-                kind="missed",
-                box=box,
-                class_id=class_id,
-                class_name=names[class_id],
-                score=0.0,
-                words="no candidate lies over it",
-                candidate=None,
-                truth=box,
-                truth_class=name,
-            )
-        return Verdict(
+        alone = Verdict(
             kind="missed",
-            box=best.box,
+            box=box,
             class_id=class_id,
             class_name=names[class_id],
-            score=best.score,
-            words=f"best candidate {best.in_words(names, candidates.kept)}",
-            candidate=best.row,
+            score=0.0,
+            words="no candidate lies over it",
+            candidate=None,
             truth=box,
             truth_class=name,
-            overlap=best.iou,
+        )
+        if best is None:
+            return alone
+        words = f"best candidate {best.in_words(names, candidates.kept)}"
+        return replace(
+            alone, box=best.box, score=best.score, words=words, candidate=best.row, overlap=best.iou
         )
 
 
@@ -230,7 +219,7 @@ def explained_of(
 def _turned(boxes: torch.Tensor, chosen: Sequence[Verdict], found: Detections) -> torch.Tensor:
     """(M, 4, 2) corners: a detection's own, the upright box's of what is none."""
     assert found.corners is not None
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2).clone()
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     rows = {
         (candidate, label): row
         for row, (candidate, label) in enumerate(

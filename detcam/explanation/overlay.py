@@ -18,6 +18,7 @@ from detcam.render import (
     blend,
     class_colour,
     contact_sheet,
+    corners_of,
     draw_boxes,
     scale_map,
     strongest_share,
@@ -206,7 +207,7 @@ def marks(explanation: Explanation, captions: Sequence[str]) -> Marks:
     others = np.array([place for place, _ in places], np.float32).reshape(-1, 4)
     corners = None
     if detections.corners is not None:
-        upright = others[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        upright = corners_of(others)
         corners = np.concatenate([detections.corners.cpu().numpy(), upright])
     return Marks(
         boxes=np.concatenate([detections.boxes.cpu().numpy(), others]),

@@ -63,6 +63,12 @@ class Verdict:
     overlap: float | None = None
     row: int | None = None
 
+    @property
+    def title(self) -> str:
+        """The kind and what it is about, such as "missed: bus" or "duplicate: handbag 0.73"."""
+        about = self.truth_class if self.kind == "missed" else f"{self.class_name} {self.score:.2f}"
+        return f"{self.kind}: {about}"
+
     def record(self) -> dict[str, Any]:
         """As stored in the sidecar."""
         record = asdict(self)

@@ -4,7 +4,7 @@ Everything here is a pure function of numpy arrays; pictures are (H, W, 3) uint8
 `render.paper` is imported by itself, since matplotlib comes with it.
 """
 
-from detcam.render.boxes import PALETTE, box_outlines, class_colour, draw_boxes
+from detcam.render.boxes import PALETTE, box_outlines, class_colour, corners_of, draw_boxes
 from detcam.render.colour import COLORMAPS, blend, colourise, scale_map, strongest_share
 from detcam.render.mapfile import (
     EncodedMap,
@@ -41,6 +41,7 @@ __all__ = [
     "colour_kernel_sheet",
     "colourise",
     "contact_sheet",
+    "corners_of",
     "decode_map_16bit",
     "draw_boxes",
     "draw_outline",

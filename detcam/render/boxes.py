@@ -96,6 +96,11 @@ def class_colour(class_id: int) -> Colour:
     return PALETTE[class_id % len(PALETTE)]
 
 
+def corners_of(boxes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Corner points (x, y) of upright boxes (M, 4) xyxy, in order around each, (M, 4, 2)."""
+    return boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+
+
 def draw_boxes(
     image: UInt8Array,
     boxes: npt.NDArray[Any],
@@ -213,7 +218,7 @@ def box_outlines(
     if corners is None:
         # A side outside the picture is drawn on its rim, so that the box still reads as a box.
         inside = boxes.clip(0, np.array([picture[1], picture[0]] * 2) - 1)
-        corners = inside[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        corners = corners_of(inside)
     if corners.shape != (len(boxes), 4, 2):
         raise ShapeError(f"corners must be {(len(boxes), 4, 2)}, got {corners.shape}")
     if not np.isfinite(corners).all():

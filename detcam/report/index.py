@@ -86,11 +86,9 @@ def index_page(run: str, rows: Sequence[dict[str, Any]], summary: ErrorSummary) 
 def _first(error: RankedError, page: str | None) -> dict[str, str | None]:
     """One of the errors to look at first: where it is shown, and what it is."""
     verdict = error.verdict
-    is_missed = verdict.kind == "missed"
-    what = str(verdict.truth_class) if is_missed else f"{verdict.class_name} {verdict.score:.2f}"
     return {
         "page": page if page is None or verdict.row is None else f"{page}#box={verdict.row}",
-        "what": f"{verdict.kind}: {what}",
+        "what": verdict.title,
         "where": PurePath(error.row.source).name,
         "why": verdict.words,
     }

@@ -6,24 +6,17 @@ import os
 import socket
 
 import pytest
-from PIL import Image
-from small_yolo import detector, pictures
+from small_yolo import explained_street
 
-import detcam
 from detcam.explanation import Explanation
 
 os.environ["FIFTYONE_DO_NOT_TRACK"] = "true"  # here and not in a fixture: read when it is first imported
 
-HEIGHT, WIDTH = 61, 97  # primes, so that a swapped H/W cannot hide
-
 
 @pytest.fixture(scope="session")
 def explained(tmp_path_factory) -> Explanation:
-    path = tmp_path_factory.mktemp("photographs") / "street.png"
-    Image.fromarray(pictures(3, HEIGHT, WIDTH)[2]).save(path)
-    found = detcam.explain(detector(), path, method="layer-cam", layers="backbone", max_boxes=3)
-    assert len(found) == 3
-    return found
+    """A picture with prime sides, and what a small detector finds in it."""
+    return explained_street(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,24 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from small_yolo import detector, pictures
+from small_yolo import explained_street
 
-import detcam
 from detcam.cli import main
 from detcam.explanation import Explanation, Verdict
-
-HEIGHT, WIDTH = 61, 97
 
 
 @pytest.fixture(scope="session")
 def explained(tmp_path_factory) -> Explanation:
     """A picture with prime sides, and what a small detector finds in it."""
-    path = tmp_path_factory.mktemp("photographs") / "street.png"
-    Image.fromarray(pictures(3, HEIGHT, WIDTH)[2]).save(path)
-    found = detcam.explain(detector(), path, method="layer-cam", layers="backbone", max_boxes=3)
-    assert len(found) == 3
-    return found
+    return explained_street(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.fixture(scope="session")
